@@ -1,0 +1,292 @@
+package reference
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/miotfacts/miotfacts/facts"
+)
+
+// A Problem is one thing that is wrong with a manifest.
+type Problem struct {
+	Path    string // where: "operating[2].max", indices from 0
+	Message string // what is wrong, with the value and the limit
+	Fix     string // what to do about it
+	Warning bool   // it may be signed all the same
+}
+
+func (p Problem) Error() string { return p.Path + ": " + p.Message }
+
+type checker struct {
+	m     *Manifest
+	vocab *facts.Vocabulary
+	found []Problem
+}
+
+func (c *checker) bad(path, fix, format string, args ...any) {
+	c.found = append(c.found, Problem{Path: path, Message: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+func (c *checker) warn(path, fix, format string, args ...any) {
+	c.found = append(c.found, Problem{Path: path, Message: fmt.Sprintf(format, args...), Fix: fix, Warning: true})
+}
+
+// Check returns everything that is wrong with m, in the order of its fields. A
+// manifest with a problem that is not a warning is neither signed nor opened.
+func (m *Manifest) Check() []Problem {
+	c := &checker{m: m}
+	c.head()
+	vocab, err := m.Vocabulary()
+	if err != nil {
+		c.bad("app", "give every application fact a name, key and range of its own", "%v", err)
+		return c.found
+	}
+	c.vocab = vocab
+	for _, s := range []struct {
+		name  string
+		rules []Rule
+	}{{"integration", m.Integration}, {"operating", m.Operating}, {"fail_safe", m.FailSafe}} {
+		if len(s.rules) > MaxRules {
+			c.bad(s.name, "merge rules", "%d rules, the limit is %d", len(s.rules), MaxRules)
+			continue
+		}
+		for i, r := range s.rules {
+			c.rule(fmt.Sprintf("%s[%d]", s.name, i), s.name, r, s.rules[:i])
+		}
+	}
+	c.nesting()
+	c.reaction()
+	c.boot()
+	return c.found
+}
+
+func (c *checker) head() {
+	m := c.m
+	if m.Version != 1 {
+		c.bad("version", "write version = 1", "format version %d is not 1", m.Version)
+	}
+	for _, f := range []struct{ path, text string }{{"vendor", m.Vendor}, {"model", m.Model}} {
+		if f.text == "" || len(f.text) > MaxName {
+			c.bad(f.path, "name the "+f.path, "%d bytes, want 1 to %d", len(f.text), MaxName)
+		}
+	}
+	if m.Sequence == 0 {
+		c.bad("sequence", "begin with 1 and raise it with every edition", "sequence 0 is below 1")
+	}
+	if m.NotBefore <= 0 || m.NotAfter <= m.NotBefore {
+		c.bad("valid", "give valid.from and a later valid.until", "validity from %d until %d is empty", m.NotBefore, m.NotAfter)
+	}
+	if _, err := ParseVersion(m.MinAgent); m.MinAgent != "" && err != nil {
+		c.bad("min_agent", "write a version such as \"0.1.0\"", "%v", err)
+	}
+	if m.Enforce < Observe || m.Enforce > Pause {
+		c.bad("enforce", "write \"observe\", \"alarm\" or \"pause\"", "unknown degree %d", m.Enforce)
+	}
+	if m.ReportEvery < 1 || m.ReportEvery > 3600 {
+		c.bad("report_every", "write 60", "%d s is outside 1 to 3600", m.ReportEvery)
+	}
+	if m.Resume.Signers < 1 || m.Resume.Signers > 2 {
+		c.bad("resume.signers", "write 1, or 2 for the two-person rule", "%d signers, want 1 or 2", m.Resume.Signers)
+	}
+	if m.Resume.Lifetime < 60 || m.Resume.Lifetime > 604800 {
+		c.bad("resume.lifetime", "write \"1h\"", "%d s is outside 60 to 604800", m.Resume.Lifetime)
+	}
+	if s := m.Silence; s != nil {
+		if s.After < 1000 || s.After > 3600000 {
+			c.bad("silence.after", "write \"30s\"", "%d ms is outside 1000 to 3600000", s.After)
+		}
+		if s.Then < Observe || s.Then > Pause {
+			c.bad("silence.then", "write \"observe\", \"alarm\" or \"pause\"", "unknown degree %d", s.Then)
+		}
+	}
+	if len(m.Apps) > MaxApps {
+		c.bad("app", "hand in fewer facts", "%d application facts, the limit is %d", len(m.Apps), MaxApps)
+	}
+	if len(m.Integration) == 0 {
+		c.bad("integration", "add a rule, for example for boot.total", "no rule: every boot would be admitted")
+	}
+	if len(m.FailSafe) == 0 {
+		c.warn("fail_safe", "add the extremes that must never be crossed", "no rule: nothing can make the device pause")
+	}
+}
+
+func (c *checker) rule(at, stage string, r Rule, before []Rule) {
+	d, ok := c.vocab.ByKey(r.Fact)
+	if !ok {
+		c.bad(at+".fact", "see the list of facts", "no fact has key %d", r.Fact)
+		return
+	}
+	if slices.ContainsFunc(before, func(b Rule) bool { return b.Fact == r.Fact && b.Op == r.Op }) {
+		c.bad(at+".fact", "merge both rules", "%s has a rule of this kind in this stage already", d.Name)
+	}
+	want := 0
+	switch r.Op {
+	case Range:
+		c.rangeRule(at, d, r)
+	case Equal:
+		want = 1
+	case OneOf:
+		want = len(r.Values)
+		if want == 0 {
+			c.bad(at+".one_of", "list the values a sound device may have", "empty: nothing would pass")
+		}
+	case SubsetOf, SupersetOf:
+		want = 1
+		if d.Kind != facts.Set {
+			c.bad(at, "use equal or one_of", "%s is of kind %s, sets only can be compared by %s", d.Name, d.Kind, r.Op)
+			return
+		}
+	case IsAbsent:
+		if r.Absent != AbsentDeviates {
+			c.bad(at+".absent", "remove if_absent", "a rule that wants %s absent cannot say what absent means", d.Name)
+		}
+	default:
+		c.bad(at, "use one of range, equal, one_of, subset_of, superset_of, absent", "%s: unknown comparison %d", d.Name, r.Op)
+		return
+	}
+	if len(r.Values) != want {
+		c.bad(at, "give the values that the comparison needs and no others", "%s: %d values for %s, want %d", d.Name, len(r.Values), r.Op, want)
+	}
+	if r.Op != Range && (r.Min != nil || r.Max != nil) {
+		c.bad(at, "remove min and max", "%s: min and max belong to a range, this is %s", d.Name, r.Op)
+	}
+	for _, v := range r.Values {
+		if v.Kind() != d.Kind {
+			c.bad(at, fmt.Sprintf("write a value of kind %s", d.Kind), "%s is of kind %s, the rule has %s %s", d.Name, d.Kind, v.Kind(), v)
+		}
+	}
+	if r.Hold > 3600000 {
+		c.bad(at+".hold", "write at most \"1h\"", "%s: hold of %d ms, the limit is 3600000", d.Name, r.Hold)
+	}
+	if r.Absent > AbsentNotAppraised {
+		c.bad(at+".if_absent", "write \"deviates\" or \"not-appraised\"", "%s: unknown policy %d", d.Name, r.Absent)
+	}
+	if len(r.Why) > MaxWhy {
+		c.bad(at+".why", "shorten it", "%s: %d bytes, the limit is %d", d.Name, len(r.Why), MaxWhy)
+	}
+	if stage != "integration" && d.Cadence == facts.Boot {
+		c.warn(at+".fact", "move the rule to integration", "%s does not change after boot", d.Name)
+	}
+	if stage == "fail_safe" && d.Cadence == facts.Fast && r.Hold == 0 {
+		c.warn(at+".hold", "write hold = \"3s\"", "%s: without a hold a single sample can pause the device", d.Name)
+	}
+}
+
+func (c *checker) rangeRule(at string, d facts.Def, r Rule) {
+	switch {
+	case d.Kind != facts.Int:
+		c.bad(at, "use equal or one_of", "%s is of kind %s, integers only have a range", d.Name, d.Kind)
+	case r.Min == nil && r.Max == nil:
+		c.bad(at, "write min, max or both", "%s: a range without an end lets everything pass", d.Name)
+	case r.Min != nil && r.Max != nil && *r.Min > *r.Max:
+		c.bad(at+".min", "exchange min and max", "%s: min %d is above max %d", d.Name, *r.Min, *r.Max)
+	case d.Min < d.Max && r.Max != nil && (*r.Max < d.Min || *r.Max > d.Max):
+		c.bad(at+".max", "stay inside the declared range", "%s: max %d is outside the declared %d to %d", d.Name, *r.Max, d.Min, d.Max)
+	case d.Min < d.Max && r.Min != nil && (*r.Min < d.Min || *r.Min > d.Max):
+		c.bad(at+".min", "stay inside the declared range", "%s: min %d is outside the declared %d to %d", d.Name, *r.Min, d.Min, d.Max)
+	}
+}
+
+// nesting holds that what is allowed in use lies inside what must never be left.
+func (c *checker) nesting() {
+	for _, s := range []struct {
+		name  string
+		rules []Rule
+	}{{"integration", c.m.Integration}, {"operating", c.m.Operating}} {
+		for i, r := range s.rules {
+			if r.Op != Range {
+				continue
+			}
+			for _, x := range c.m.FailSafe {
+				if x.Fact != r.Fact || x.Op != Range {
+					continue
+				}
+				at, n := fmt.Sprintf("%s[%d]", s.name, i), c.vocab.Name(r.Fact)
+				if x.Min != nil && (r.Min == nil || *r.Min < *x.Min) {
+					c.bad(at+".min", fmt.Sprintf("write min = %d or more", *x.Min), "%s: the %s range goes below the fail-safe minimum %d", n, s.name, *x.Min)
+				}
+				if x.Max != nil && (r.Max == nil || *r.Max > *x.Max) {
+					c.bad(at+".max", fmt.Sprintf("write max = %d or less", *x.Max), "%s: the %s range goes above the fail-safe maximum %d", n, s.name, *x.Max)
+				}
+			}
+		}
+	}
+}
+
+func (c *checker) reaction() {
+	m := c.m
+	if len(m.Reaction) > MaxReactions {
+		c.bad("reaction", "shorten the chain", "%d steps, the limit is %d", len(m.Reaction), MaxReactions)
+	}
+	if m.Enforce == Pause && len(m.FailSafe) > 0 && len(m.Reaction) == 0 {
+		c.bad("reaction", "add at least one step, or write enforce = \"alarm\"", "enforce is pause and no step makes the device pause")
+	}
+	for i, r := range m.Reaction {
+		at := fmt.Sprintf("reaction[%d]", i)
+		if err := r.check(); err != nil {
+			c.bad(at, "see the reaction steps in the manifest reference", "%v", err)
+		}
+		if r.Deadline < 1 || r.Deadline > 60000 {
+			c.bad(at+".within", "write within = \"2s\"", "deadline of %d ms is outside 1 to 60000", r.Deadline)
+		}
+	}
+}
+
+func (r Reaction) check() error {
+	switch r.Do {
+	case Tell:
+		if r.Target != "" {
+			return errors.New("tell has no target: the application's socket is configured on the device")
+		}
+	case Freeze:
+		if r.Target == "" || len(r.Target) > MaxName || path.Clean("/"+r.Target) != "/"+r.Target {
+			return fmt.Errorf("freeze: %q is not a clean cgroup path below the root, such as medical.slice", r.Target)
+		}
+	case Signal:
+		if !path.IsAbs(r.Target) || path.Clean(r.Target) != r.Target || len(r.Target) > MaxName {
+			return fmt.Errorf("signal: %q is not the clean absolute path of an executable", r.Target)
+		}
+		if !slices.Contains([]uint8{9, 15, 19}, r.Signal) {
+			return fmt.Errorf("signal %d is not one of 9, 15, 19", r.Signal)
+		}
+	case StopUnit:
+		if !strings.Contains(r.Target, ".") || strings.ContainsAny(r.Target, "/ \x00") || len(r.Target) > MaxName {
+			return fmt.Errorf("stop-unit: %q is not a unit name such as pump.service", r.Target)
+		}
+	default:
+		return fmt.Errorf("unknown step %d", r.Do)
+	}
+	if r.Do != Signal && r.Signal != 0 {
+		return fmt.Errorf("%s takes no signal", r.Do)
+	}
+	return nil
+}
+
+func (c *checker) boot() {
+	b := c.m.Boot
+	if b == nil {
+		return
+	}
+	if len(b.PCRs) == 0 || len(b.PCRs) > 24 {
+		c.bad("boot.pcrs", "select the PCRs that your boot chain extends, such as [0, 2, 4, 7]", "%d PCRs, want 1 to 24", len(b.PCRs))
+	}
+	for i, p := range b.PCRs {
+		if p < 0 || p > 23 || i > 0 && b.PCRs[i-1] >= p {
+			c.bad("boot.pcrs", "list them once each in ascending order, 0 to 23", "PCR %d at place %d", p, i)
+		}
+	}
+	if len(b.Accept) == 0 {
+		c.warn("boot.accept", "record the digest of a sound boot", "no digest: the boot state is reported and not appraised")
+	}
+	if len(b.Accept) > 64 {
+		c.bad("boot.accept", "drop the digests of versions that are out of use", "%d digests, the limit is 64", len(b.Accept))
+	}
+	for i, d := range b.Accept {
+		if len(d) != 32 {
+			c.bad(fmt.Sprintf("boot.accept[%d]", i), "write 64 hexadecimal digits", "digest of %d bytes, want 32", len(d))
+		}
+	}
+}
