@@ -1,0 +1,102 @@
+# `make` lists what there is to do. Each target ends with the exit status of what it ran.
+
+GO          ?= go
+COMMANDS    := factsd factsctl factsverifier
+PORTS       := amd64 arm64 armv7 armv6 riscv64 386
+PURE        := ./facts ./attest/cose ./reference ./appraise ./attest ./agent/spool
+SYSTEM      := /test/(demo|system)
+BUDGET      ?= arm64=8500000 armv7=8000000
+FUZZTIME    ?= 10s
+DOCS        ?= docs
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+LDFLAGS     := -s -w
+
+# Pieces of a port's name: armv7 is GOARCH=arm GOARM=7.
+goarch = $(if $(filter armv%,$1),arm,$1)
+goarm  = $(patsubst armv%,%,$(filter armv%,$1))
+
+.NOTPARALLEL:
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-386 cross size demo demo-clean fuzz bench docs deps clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build the three commands into bin/, static and stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ $(COMMANDS:%=./cmd/%)
+
+check: format vet staticcheck vulnerabilities docs-in-step test-quick cross ## Everything quick: format, vet, staticcheck, known vulnerabilities, documents in step, quick tests, cross builds
+
+format: ## Fail on files that gofmt would change
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on:" $$unformatted; exit 1; }
+
+vet: ## Run go vet, for 64 and for 32 bits
+	$(GO) vet ./...
+	GOARCH=arm CGO_ENABLED=0 $(GO) vet ./...
+
+staticcheck: ## Run staticcheck
+	$(GO) run $(STATICCHECK) ./...
+
+vulnerabilities: ## Look for known vulnerabilities in code that is really called; says so where the database is out of reach
+	@if found=$$($(GO) run $(GOVULNCHECK) ./... 2>&1); then echo "$$found"; else \
+	  case "$$found" in \
+	  *"dial tcp"*|*"no such host"*) echo "govulncheck: NOT RUN, its database is out of reach from here";; \
+	  *) echo "$$found"; exit 1;; \
+	  esac; fi
+
+docs-in-step: ## Fail if a generated document differs from what the code says
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && \
+	$(MAKE) --no-print-directory -s docs DOCS="$$new" && \
+	diff -u docs/facts.md "$$new/facts.md" && diff -ru docs/man "$$new/man" || \
+	{ echo "run make docs and commit what it changes"; exit 1; }
+
+test: size test-386 ## Everything: sizes, 32 bits, and all tests with the race detector against real parts (make deps gets them)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./...
+
+test-quick: ## All tests but the system tests, without the race detector
+	$(GO) test $$($(GO) list ./... | grep -Ev '$(SYSTEM)')
+
+test-386: ## The pure packages on 32 bits (needs an x86 machine)
+	@case $$($(GO) env GOHOSTARCH) in \
+	amd64|386) set -x; GOARCH=386 CGO_ENABLED=0 $(GO) test $(PURE);; \
+	*) echo "test-386: NOT RUN, this machine runs no x86 programs";; \
+	esac
+
+cross: $(PORTS:%=cross-%) ## Build the three commands for each port into bin/PORT/
+
+cross-%:
+	@echo "cross $*"
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$(call goarch,$*) GOARM=$(call goarm,$*) \
+	  $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$*/ $(COMMANDS:%=./cmd/%)
+
+size: ## Print the size of factsd for each port; fail above the budget and name the heaviest packages
+	@GO="$(GO)" BUDGET="$(BUDGET)" test/size.sh $(PORTS)
+
+demo: ## Show the whole way on this machine; ONCE=1 ends by itself
+	@test/deps.sh demo
+	@ONCE=$(ONCE) $(GO) run ./test/demo
+
+demo-clean: ## Remove what an interrupted demo left behind
+	@CLEAN=1 $(GO) run ./test/demo
+
+fuzz: ## Fuzz each target for FUZZTIME (10s)
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  list=$$($(GO) test -list '^Fuzz' $$dir); \
+	  for f in $$(echo "$$list" | grep '^Fuzz'); do \
+	    echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
+	  done; \
+	done
+
+bench: ## Run all benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+docs: ## Regenerate docs/facts.md and the manual pages
+	@mkdir -p $(DOCS)/man
+	$(GO) run ./cmd/factsctl facts doc > $(DOCS)/facts.md.new && mv $(DOCS)/facts.md.new $(DOCS)/facts.md || { rm -f $(DOCS)/facts.md.new; exit 1; }
+	$(GO) run ./cmd/factsctl man $(DOCS)/man
+
+deps: ## Install the tools that the tests use (Debian, as root); else say what to install
+	@test/deps.sh test
+
+clean: ## Remove bin/
+	rm -rf bin
