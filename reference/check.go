@@ -3,6 +3,7 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -13,12 +14,18 @@ import (
 // A Problem is one thing that is wrong with a manifest.
 type Problem struct {
 	Path    string // where: "operating[2].max", indices from 0
+	Line    int    // in the authored file, from 1; 0 for what is not in it
 	Message string // what is wrong, with the value and the limit
 	Fix     string // what to do about it
 	Warning bool   // it may be signed all the same
 }
 
-func (p Problem) Error() string { return p.Path + ": " + p.Message }
+func (p Problem) Error() string {
+	if p.Path == "" {
+		return p.Message
+	}
+	return p.Path + ": " + p.Message
+}
 
 type checker struct {
 	m     *Manifest
@@ -41,7 +48,7 @@ func (m *Manifest) Check() []Problem {
 	c.head()
 	vocab, err := m.Vocabulary()
 	if err != nil {
-		c.bad("app", "give every application fact a name, key and range of its own", "%v", err)
+		c.bad(m.firstBadApp(), "give every application fact a name, key and range of its own", "%v", err)
 		return c.found
 	}
 	c.vocab = vocab
@@ -63,6 +70,18 @@ func (m *Manifest) Check() []Problem {
 	return c.found
 }
 
+// firstBadApp returns the path of the application fact with which the
+// vocabulary stops being one.
+func (m *Manifest) firstBadApp() string {
+	for i := range m.Apps {
+		part := Manifest{Apps: m.Apps[:i+1]}
+		if _, err := part.Vocabulary(); err != nil {
+			return fmt.Sprintf("app[%d]", i)
+		}
+	}
+	return "app"
+}
+
 func (c *checker) head() {
 	m := c.m
 	if m.Version != 1 {
@@ -73,11 +92,13 @@ func (c *checker) head() {
 			c.bad(f.path, "name the "+f.path, "%d bytes, want 1 to %d", len(f.text), MaxName)
 		}
 	}
-	if m.Sequence == 0 {
-		c.bad("sequence", "begin with 1 and raise it with every edition", "sequence 0 is below 1")
+	if m.Sequence < 1 || m.Sequence > math.MaxInt64 {
+		c.bad("sequence", "begin with 1 and raise it with every edition", "sequence %d is outside 1 to 2^63-1", m.Sequence)
 	}
-	if m.NotBefore <= 0 || m.NotAfter <= m.NotBefore {
-		c.bad("valid", "give valid.from and a later valid.until", "validity from %d until %d is empty", m.NotBefore, m.NotAfter)
+	if m.NotBefore <= 0 || m.NotAfter > endOfTime {
+		c.bad("valid", "give valid.from and valid.until as dates", "validity from %s until %s is outside the years 1970 to 9999", stamp(m.NotBefore), stamp(m.NotAfter))
+	} else if m.NotAfter <= m.NotBefore {
+		c.bad("valid", "give a valid.until that is later than valid.from", "validity from %s until %s is empty", stamp(m.NotBefore), stamp(m.NotAfter))
 	}
 	if _, err := ParseVersion(m.MinAgent); m.MinAgent != "" && err != nil {
 		c.bad("min_agent", "write a version such as \"0.1.0\"", "%v", err)
@@ -86,7 +107,7 @@ func (c *checker) head() {
 		c.bad("enforce", "write \"observe\", \"alarm\" or \"pause\"", "unknown degree %d", m.Enforce)
 	}
 	if m.ReportEvery < 1 || m.ReportEvery > 3600 {
-		c.bad("report_every", "write 60", "%d s is outside 1 to 3600", m.ReportEvery)
+		c.bad("report_every", "write \"60s\"", "%d s is outside 1 to 3600", m.ReportEvery)
 	}
 	if m.Resume.Signers < 1 || m.Resume.Signers > 2 {
 		c.bad("resume.signers", "write 1, or 2 for the two-person rule", "%d signers, want 1 or 2", m.Resume.Signers)
@@ -104,6 +125,11 @@ func (c *checker) head() {
 	}
 	if len(m.Apps) > MaxApps {
 		c.bad("app", "hand in fewer facts", "%d application facts, the limit is %d", len(m.Apps), MaxApps)
+	}
+	for i, a := range m.Apps {
+		if a.Unit == "" || len(a.Unit) > MaxUnit {
+			c.bad(fmt.Sprintf("app[%d].unit", i), "write the unit as people read it; unit = \"1\" for a count", "%s: %d bytes, want 1 to %d", a.Name, len(a.Unit), MaxUnit)
+		}
 	}
 	if len(m.Integration) == 0 {
 		c.bad("integration", "add a rule, for example for boot.total", "no rule: every boot would be admitted")
@@ -130,8 +156,8 @@ func (c *checker) rule(at, stage string, r Rule, before []Rule) {
 		want = 1
 	case OneOf:
 		want = len(r.Values)
-		if want == 0 {
-			c.bad(at+".one_of", "list the values a sound device may have", "empty: nothing would pass")
+		if want == 0 || want > MaxValues {
+			c.bad(at+".one_of", "list the values a sound device may have", "%s: %d values, want 1 to %d", d.Name, want, MaxValues)
 		}
 	case SubsetOf, SupersetOf:
 		want = 1
@@ -156,6 +182,10 @@ func (c *checker) rule(at, stage string, r Rule, before []Rule) {
 	for _, v := range r.Values {
 		if v.Kind() != d.Kind {
 			c.bad(at, fmt.Sprintf("write a value of kind %s", d.Kind), "%s is of kind %s, the rule has %s %s", d.Name, d.Kind, v.Kind(), v)
+		} else if _, err := v.MarshalCBOR(); err != nil {
+			c.bad(at, "shorten the value", "%s: %v", d.Name, err)
+		} else if r.Op == SupersetOf && len(v.Set()) == 0 {
+			c.bad(at+".superset_of", "list what must be there, or remove the rule", "%s: every set has all members of the empty one", d.Name)
 		}
 	}
 	if r.Hold > 3600000 {
@@ -190,27 +220,44 @@ func (c *checker) rangeRule(at string, d facts.Def, r Rule) {
 	}
 }
 
-// nesting holds that what is allowed in use lies inside what must never be left.
+// nesting holds that what is allowed before lies inside what must never be left.
 func (c *checker) nesting() {
 	for _, s := range []struct {
 		name  string
 		rules []Rule
 	}{{"integration", c.m.Integration}, {"operating", c.m.Operating}} {
 		for i, r := range s.rules {
-			if r.Op != Range {
-				continue
-			}
 			for _, x := range c.m.FailSafe {
-				if x.Fact != r.Fact || x.Op != Range {
-					continue
+				if x.Fact == r.Fact {
+					c.nested(fmt.Sprintf("%s[%d]", s.name, i), s.name, r, x)
 				}
-				at, n := fmt.Sprintf("%s[%d]", s.name, i), c.vocab.Name(r.Fact)
-				if x.Min != nil && (r.Min == nil || *r.Min < *x.Min) {
-					c.bad(at+".min", fmt.Sprintf("write min = %d or more", *x.Min), "%s: the %s range goes below the fail-safe minimum %d", n, s.name, *x.Min)
-				}
-				if x.Max != nil && (r.Max == nil || *r.Max > *x.Max) {
-					c.bad(at+".max", fmt.Sprintf("write max = %d or less", *x.Max), "%s: the %s range goes above the fail-safe maximum %d", n, s.name, *x.Max)
-				}
+			}
+		}
+	}
+}
+
+// nested compares rule r of stage with the fail-safe rule x of the same fact,
+// where both are of kinds that can be compared.
+func (c *checker) nested(at, stage string, r, x Rule) {
+	n := c.vocab.Name(r.Fact)
+	switch {
+	case r.Op == Range && x.Op == Range:
+		if x.Min != nil && (r.Min == nil || *r.Min < *x.Min) {
+			c.bad(at+".min", fmt.Sprintf("write min = %d or more", *x.Min), "%s: the %s range goes below the fail-safe minimum %d", n, stage, *x.Min)
+		}
+		if x.Max != nil && (r.Max == nil || *r.Max > *x.Max) {
+			c.bad(at+".max", fmt.Sprintf("write max = %d or less", *x.Max), "%s: the %s range goes above the fail-safe maximum %d", n, stage, *x.Max)
+		}
+	case (r.Op == Equal || r.Op == OneOf) && x.Op == Range:
+		for _, v := range r.Values {
+			if x.Min != nil && v.Int() < *x.Min || x.Max != nil && v.Int() > *x.Max {
+				c.bad(at+"."+r.Op.String(), "write values inside the fail-safe range", "%s: the %s value %s is outside the fail-safe range", n, stage, v)
+			}
+		}
+	case r.Op == SubsetOf && x.Op == SubsetOf && len(r.Values) == 1 && len(x.Values) == 1:
+		for _, member := range r.Values[0].Set() {
+			if !slices.Contains(x.Values[0].Set(), member) {
+				c.bad(at+".subset_of", "add it to the fail-safe rule, or remove it here", "%s: the %s rule allows %q, the fail-safe rule does not", n, stage, member)
 			}
 		}
 	}

@@ -20,6 +20,8 @@ const (
 	MaxRules        = 256 // in one stage
 	MaxApps         = 64
 	MaxReactions    = 32
+	MaxValues       = 256 // of one rule
+	MaxUnit         = 16
 	MaxName         = 128
 	MaxWhy          = 256
 )
@@ -192,6 +194,7 @@ var (
 	enforceNames  = []string{"", "observe", "alarm", "pause"}
 	opNames       = []string{"", "range", "equal", "one_of", "subset_of", "superset_of", "absent"}
 	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit"}
+	absentNames   = []string{"", "deviates", "not-appraised"} // AbsentPolicy + 1
 	stageNames    = []string{"unknown", "integration", "operating", "paused"}
 )
 

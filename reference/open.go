@@ -43,6 +43,10 @@ func SignManifest(m *Manifest, key *cose.Signer) ([]byte, error) {
 	if len(payload) > MaxManifestSize-512 {
 		return nil, fmt.Errorf("cannot sign manifest: %d bytes, the limit is %d", len(payload), MaxManifestSize-512)
 	}
+	// What is signed here must open on a device, texts that are not UTF-8 included.
+	if err := cose.Decode(payload, MaxManifestSize, new(Manifest)); err != nil {
+		return nil, fmt.Errorf("cannot sign manifest: %w", err)
+	}
 	return key.Sign(cose.Manifest, payload)
 }
 
