@@ -304,19 +304,19 @@ func (r *Report) SetFacts(fold *facts.Fold, keep func(facts.Key) bool) {
 		switch {
 		case !keep(x.Key):
 		case x.Status == facts.OK:
-			f := Fact{Value: x.Value}
+			f := Fact{Value: x.Value.Clone()} // sources reuse their buffers
 			if x.Value.Kind() == facts.Int {
 				f.Min, f.Max = x.Min, x.Max
 			}
 			b.Facts[x.Key] = f
 		default:
-			b.Gaps[x.Key] = Gap{Status: x.Status, Reason: clip(x.Reason, MaxNote)}
+			b.Gaps[x.Key] = Gap{Status: x.Status, Reason: Clip(x.Reason, MaxNote)}
 		}
 	}
 }
 
-// clip cuts s to at most n bytes at a rune boundary.
-func clip(s string, n int) string {
+// Clip cuts s to at most n bytes at a rune boundary.
+func Clip(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

@@ -108,6 +108,12 @@ func (v Value) Bytes() []byte { return v.raw }
 // kind. The caller must not change them.
 func (v Value) Set() []string { return v.set }
 
+// Clone returns a value that shares no memory with v.
+func (v Value) Clone() Value {
+	v.raw, v.set = bytes.Clone(v.raw), slices.Clone(v.set)
+	return v
+}
+
 // Equal reports whether both values have a kind and the same kind and content.
 func (v Value) Equal(w Value) bool {
 	if v.kind == 0 || v.kind != w.kind {
