@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -36,6 +37,15 @@ type Identity struct {
 	Device    []byte `cbor:"4,keyasint"`           // TPMT_PUBLIC of the device key
 	Attest    []byte `cbor:"5,keyasint"`           // TPM2_Certify of the device key by the AK
 	Signature []byte `cbor:"6,keyasint"`
+}
+
+// UEIDOfEK returns the UEID of the device whose TPM has this endorsement key
+// (TPMT_PUBLIC): the first 16 bytes of SHA-256("miotfacts ueid" || ek).
+func UEIDOfEK(ek []byte) UEID {
+	h := sha256.New()
+	h.Write([]byte("miotfacts ueid"))
+	h.Write(ek)
+	return NewUEID([16]byte(h.Sum(nil)[:16]))
 }
 
 // IdentityOf returns id in its wire form.
