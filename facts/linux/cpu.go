@@ -1,0 +1,319 @@
+package linux
+
+import (
+	"bytes"
+	"strings"
+	"time"
+)
+
+// userHZ is the unit of CPU time in /proc: ticks a second on every
+// architecture that this package supports.
+const userHZ = 100
+
+// cpuTimes are the ticks of the first line of /proc/stat. Guest time is part of
+// user time there (proc(5)), so that it must not be added.
+type cpuTimes struct{ busy, idle int64 }
+
+func parseStat(b []byte) (cpuTimes, fault) {
+	line, _, whole := bytes.Cut(b, []byte("\n"))
+	name, line := field(line)
+	if !whole || string(name) != "cpu" {
+		return cpuTimes{}, malformed("/proc/stat does not begin with a line cpu")
+	}
+	var t cpuTimes
+	// user, nice, system, idle, iowait, irq, softirq, steal; the last four came later.
+	for i := range 8 {
+		n, rest, ok := intField(line)
+		if !ok || n < 0 {
+			if i >= 4 && len(bytes.TrimSpace(line)) == 0 {
+				break
+			}
+			return cpuTimes{}, malformed("/proc/stat: a CPU time is not a number")
+		}
+		line = rest
+		if i == 3 || i == 4 {
+			t.idle += n
+		} else {
+			t.busy += n
+		}
+	}
+	return t, fault{}
+}
+
+type cpuUsage struct {
+	stat *file
+	seen bool
+	last cpuTimes
+}
+
+func (s *cpuUsage) read(o *out) {
+	b, f := s.stat.read()
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	t, f := parseStat(b)
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	busy, idle := t.busy-s.last.busy, t.idle-s.last.idle
+	first := !s.seen
+	// iowait may shrink by a little (proc(5)).
+	idle = max(idle, 0)
+	switch {
+	case first:
+		o.fault(0, pending(secondSample))
+	case busy < 0:
+		o.fault(0, pending("the counters went back: a processor left"))
+	case busy+idle == 0:
+		o.fault(0, pending("the counters have not advanced"))
+		return
+	default:
+		o.num(0, scale(busy, 1000, busy+idle))
+	}
+	s.seen, s.last = true, t
+}
+
+// parseLoadavg returns the load over one minute in per mille and the number of
+// scheduling entities.
+func parseLoadavg(b []byte) (load, entities int64, f fault) {
+	bad := malformed("/proc/loadavg has not the form of proc(5)")
+	first, rest := field(b)
+	whole, cents, ok := bytes.Cut(first, []byte("."))
+	w, ok1 := parseInt(whole)
+	c, ok2 := parseInt(cents)
+	if !ok || !ok1 || !ok2 || len(cents) != 2 || w < 0 || w > 1<<32 || c < 0 {
+		return 0, 0, bad
+	}
+	_, rest = field(rest)
+	_, rest = field(rest)
+	tasks, rest := field(rest)
+	_, all, ok := bytes.Cut(tasks, []byte("/"))
+	n, ok1 := parseInt(all)
+	if !ok || !ok1 || n < 0 || len(bytes.TrimSpace(rest)) == 0 {
+		return 0, 0, bad
+	}
+	return w*1000 + c*10, n, fault{}
+}
+
+type loadavg struct{ file *file }
+
+func (s *loadavg) read(o *out) {
+	b, f := s.file.read()
+	if f.is() {
+		o.faults(f)
+		return
+	}
+	load, entities, f := parseLoadavg(b)
+	if f.is() {
+		o.faults(f)
+		return
+	}
+	o.num(0, load)
+	o.num(1, entities)
+}
+
+func cpuFrequencies(root *Root) *sensorSet {
+	const dir = "sys/devices/system/cpu/cpufreq"
+	return &sensorSet{root: root, dirs: []string{dir}, find: func(dir string, names []string) ([]sensor, fault) {
+		var found []sensor
+		for _, n := range names {
+			path := dir + "/" + n + "/scaling_cur_freq"
+			if strings.HasPrefix(n, "policy") && root.exists(path) {
+				found = append(found, newSensor(root, n, path))
+			}
+		}
+		return found, fault{}
+	}}
+}
+
+func throttleCounts(root *Root) *sensorSet {
+	const dir = "sys/devices/system/cpu"
+	return &sensorSet{root: root, dirs: []string{dir}, find: func(dir string, names []string) ([]sensor, fault) {
+		var found []sensor
+		for _, n := range names {
+			if _, ok := parseInt([]byte(strings.TrimPrefix(n, "cpu"))); !ok {
+				continue
+			}
+			path := dir + "/" + n + "/thermal_throttle/core_throttle_count"
+			if root.exists(path) {
+				found = append(found, newSensor(root, n, path))
+			}
+		}
+		return found, fault{}
+	}}
+}
+
+// throttling gives at least 1 when there was an event: a single one in a long
+// period must not become none.
+type throttling struct {
+	root *Root
+	set  *sensorSet
+	rate rate
+}
+
+func (s *throttling) read(o *out) {
+	var sum int64
+	used, f := s.set.each(func(_ int, n int64) { sum += n })
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	if used == 0 {
+		o.fault(0, absent("no processor counts thermal throttling"))
+		return
+	}
+	grown, ns, ok := s.rate.next(sum, s.root.now())
+	if !ok {
+		o.fault(0, pending(secondSample))
+		return
+	}
+	o.num(0, max(scale(grown, int64(time.Second), ns), min(grown, 1)))
+}
+
+// parsePressure returns the total of the line "some" in microseconds.
+func parsePressure(b []byte) (int64, fault) {
+	bad := malformed("the file has not the form of the kernel's accounting/psi")
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	name, rest := field(line)
+	if string(name) != "some" {
+		return 0, bad
+	}
+	for len(rest) > 0 {
+		var kv []byte
+		kv, rest = field(rest)
+		if total, ok := bytes.CutPrefix(kv, []byte("total=")); ok {
+			n, ok := parseInt(total)
+			if !ok || n < 0 {
+				return 0, bad
+			}
+			return n, fault{}
+		}
+	}
+	return 0, bad
+}
+
+// pressure is the share of time in which some task waited. It takes the totals,
+// not the kernel's averages, which lag.
+type pressure struct {
+	root *Root
+	file *file
+	rate rate
+}
+
+func (s *pressure) read(o *out) {
+	b, f := s.file.read()
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	total, f := parsePressure(b)
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	grown, ns, ok := s.rate.next(total, s.root.now())
+	if !ok {
+		o.fault(0, pending(secondSample))
+		return
+	}
+	// The kernel adds up in steps of its own, so that a short period can show a little more than all of its time.
+	o.num(0, min(scale(grown, 1000*int64(time.Microsecond), ns), 1000))
+}
+
+// parseMeminfo returns MemTotal and MemAvailable in KiB.
+func parseMeminfo(b []byte) (total, available int64, f fault) {
+	total, f = meminfoLine(b, "MemTotal:")
+	if f.is() {
+		return 0, 0, f
+	}
+	available, f = meminfoLine(b, "MemAvailable:")
+	if f.is() {
+		return 0, 0, f
+	}
+	if total <= 0 || available > total {
+		return 0, 0, malformed("/proc/meminfo: MemAvailable is more than MemTotal")
+	}
+	return total, available, fault{}
+}
+
+func meminfoLine(b []byte, key string) (int64, fault) {
+	for len(b) > 0 {
+		var line []byte
+		line, b, _ = bytes.Cut(b, []byte("\n"))
+		if len(line) < len(key) || string(line[:len(key)]) != key {
+			continue
+		}
+		n, rest, ok := intField(line[len(key):])
+		unit, rest := field(rest)
+		if !ok || n < 0 || string(unit) != "kB" || len(rest) != 0 {
+			return 0, malformed("/proc/meminfo: a line has not the form of proc(5)")
+		}
+		return n, fault{}
+	}
+	return 0, malformed("/proc/meminfo has no MemTotal or no MemAvailable")
+}
+
+type meminfo struct{ file *file }
+
+func (s *meminfo) read(o *out) {
+	b, f := s.file.read()
+	if f.is() {
+		o.faults(f)
+		return
+	}
+	total, available, f := parseMeminfo(b)
+	if f.is() {
+		o.faults(f)
+		return
+	}
+	o.num(0, available)
+	o.num(1, scale(total-available, 1000, total))
+}
+
+// parseVmstat returns the count called name; a kernel that does not count it
+// makes it absent.
+func parseVmstat(b []byte, name string) (int64, fault) {
+	if len(b) == 0 {
+		return 0, malformed("/proc/vmstat is empty")
+	}
+	for len(b) > 0 {
+		var line []byte
+		var whole bool
+		line, b, whole = bytes.Cut(b, []byte("\n"))
+		key, rest := field(line)
+		n, rest, ok := intField(rest)
+		if !ok || len(rest) != 0 || !whole {
+			return 0, malformed("/proc/vmstat: a line is not a name and a number")
+		}
+		if string(key) == name {
+			return n, fault{}
+		}
+	}
+	return 0, absent("this kernel does not count it (before 4.13)")
+}
+
+type vmstat struct{ file *file }
+
+func (s *vmstat) read(o *out) {
+	b, f := s.file.read()
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	n, f := parseVmstat(b, "oom_kill")
+	o.outcome(0, n, f)
+}
+
+// parseUptime returns the first number of /proc/uptime in ms.
+func parseUptime(b []byte) (int64, fault) {
+	first, _ := field(b)
+	whole, cents, ok := bytes.Cut(first, []byte("."))
+	s, ok1 := parseInt(whole)
+	c, ok2 := parseInt(cents)
+	if !ok || !ok1 || !ok2 || len(cents) != 2 || s < 0 || s > 1<<40 || c < 0 {
+		return 0, malformed("/proc/uptime has not the form of proc(5)")
+	}
+	return s*1000 + c*10, fault{}
+}

@@ -1,0 +1,340 @@
+package linux
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miotfacts/miotfacts/facts"
+)
+
+// How often a set looks for devices that were added, and how soon again after a
+// device left or the look failed.
+const (
+	rescan      = int64(time.Minute)
+	rescanAfter = int64(5 * time.Second)
+)
+
+// A sensor is one attribute that holds a number.
+type sensor struct {
+	// label names the sensor by the driver's name and the device's path,
+	// because hwmon numbers change from boot to boot: "ina226 at
+	// platform/soc/1c2b000.i2c/i2c-1/1-0040, power1".
+	label string
+	input *file
+	fault *file // its _fault attribute, nil where there is none; 1: do not trust input
+	wrap  int64 // a counter continues at 0 after this number; 0 where none is told
+}
+
+func newSensor(root *Root, label, path string) sensor {
+	return sensor{label: label, input: newFile(root, path, value, 32)}
+}
+
+func (s *sensor) close() {
+	s.input.close()
+	if s.fault != nil {
+		s.fault.close()
+	}
+}
+
+// read returns the number; use is false when the sensor says itself that it has
+// none to trust.
+func (s *sensor) read() (n int64, use bool, f fault) {
+	if s.fault != nil {
+		b, f := s.fault.readInt()
+		if f.is() {
+			return 0, false, f
+		}
+		if b != 0 {
+			return 0, false, fault{}
+		}
+	}
+	n, f = s.input.readInt()
+	if s.input.errno == unix.ENODATA {
+		return 0, false, fault{} // hwmon and thermal: switched off, or asleep
+	}
+	return n, !f.is(), f
+}
+
+// A sensorSet is all sensors of one sort on the machine.
+type sensorSet struct {
+	root *Root
+	dirs []string // below the root; their entries are the devices
+	// find returns the sensors of the devices names in dir.
+	find func(dir string, names []string) ([]sensor, fault)
+
+	sensors []sensor
+	names   [][]string // entries of dirs at the last scan
+	failed  fault      // of the last scan
+	stale   bool       // a device is gone
+	scanned bool
+	next    int64
+}
+
+// each calls fn with the number of every sensor that is to be trusted and
+// returns how many there were; fn's i counts sensors and is the same for one
+// sensor until the next scan. One sensor that cannot be read makes the whole
+// unreadable: the highest of the others would pass for the highest of all.
+func (s *sensorSet) each(fn func(i int, n int64)) (used int, f fault) {
+	s.scan()
+	if s.failed.is() {
+		return 0, s.failed
+	}
+	for i := range s.sensors {
+		n, use, bad := s.sensors[i].read()
+		if bad.is() {
+			if bad.status == facts.Absent { // the device left
+				s.stale = true
+				s.next = min(s.next, s.root.now()+rescanAfter)
+			}
+			if !f.is() {
+				f = bad
+			}
+			continue
+		}
+		if use {
+			fn(i, n)
+			used++
+		}
+	}
+	if f.is() {
+		return 0, f
+	}
+	if used == 0 && len(s.sensors) > 0 {
+		return 0, fault{facts.Unreadable, "every sensor says that its value is not to be trusted"}
+	}
+	return used, fault{}
+}
+
+// scan looks for devices when its time has come.
+func (s *sensorSet) scan() {
+	now := s.root.now()
+	if s.scanned && now < s.next {
+		return
+	}
+	s.next = now + rescan
+	names := make([][]string, len(s.dirs))
+	for i, dir := range s.dirs {
+		var f fault
+		names[i], f = s.root.list(dir)
+		if f.is() && f.status != facts.Absent {
+			s.fail(f, now)
+			return
+		}
+	}
+	if s.scanned && !s.stale && !s.failed.is() && slices.EqualFunc(names, s.names, slices.Equal[[]string]) {
+		return
+	}
+	s.reset()
+	for i, dir := range s.dirs {
+		found, f := s.find(dir, names[i])
+		if f.is() {
+			s.fail(f, now)
+			return
+		}
+		s.sensors = append(s.sensors, found...)
+	}
+	s.names = names
+}
+
+func (s *sensorSet) reset() {
+	for i := range s.sensors {
+		s.sensors[i].close()
+	}
+	s.sensors, s.names, s.failed, s.stale, s.scanned = nil, nil, fault{}, false, true
+}
+
+func (s *sensorSet) fail(f fault, now int64) {
+	s.reset()
+	s.failed, s.next = f, now+rescanAfter
+}
+
+const hwmonClass = "sys/class/hwmon"
+
+// hwmonSet returns the attributes of hwmon devices that match tells to take.
+// It gets the driver's name and the attribute's kind, number and suffix: "in",
+// 0, "_lcrit_alarm". A number of -1 means that there is none.
+func hwmonSet(root *Root, dirs []string, match func(d *hwmonDevice, kind string, n int, suffix string) bool, others func(dir string, names []string) ([]sensor, fault)) *sensorSet {
+	s := &sensorSet{root: root, dirs: append([]string{hwmonClass}, dirs...)}
+	s.find = func(dir string, names []string) ([]sensor, fault) {
+		if dir != hwmonClass {
+			return others(dir, names)
+		}
+		var found []sensor
+		for _, n := range names {
+			d, f := openHwmon(root, dir+"/"+n)
+			if f.status == facts.Absent {
+				continue // it left since the listing
+			}
+			if f.is() {
+				return nil, f
+			}
+			for _, attr := range d.attrs {
+				kind, num, suffix := splitAttr(attr)
+				if num < 0 || !match(d, kind, num, suffix) {
+					continue
+				}
+				x := newSensor(root, d.label+", "+strings.TrimSuffix(attr, suffix), d.dir+"/"+attr)
+				bad := strings.TrimSuffix(attr, suffix) + "_fault"
+				if suffix == "_input" && slices.Contains(d.attrs, bad) {
+					x.fault = newFile(root, d.dir+"/"+bad, value, 32)
+				}
+				found = append(found, x)
+			}
+		}
+		return found, fault{}
+	}
+	return s
+}
+
+// A hwmonDevice is one directory of /sys/class/hwmon (kernel,
+// hwmon/sysfs-interface).
+type hwmonDevice struct {
+	root  *Root
+	dir   string
+	name  string
+	label string
+	attrs []string
+	zone  bool // it repeats a thermal zone
+}
+
+func openHwmon(root *Root, dir string) (*hwmonDevice, fault) {
+	b, f := root.readFile(dir + "/name")
+	if f.is() {
+		return nil, f
+	}
+	name, f := parseText(b)
+	if f.is() {
+		return nil, malformed("/" + dir + "/name: " + f.reason)
+	}
+	attrs, f := root.list(dir)
+	if f.is() {
+		return nil, f
+	}
+	d := &hwmonDevice{root: root, dir: dir, name: string(name), attrs: attrs}
+	link := root.readlink(dir)
+	d.zone = strings.Contains(link, "/thermal/thermal_zone")
+	d.label = d.name + " at " + devicePath(dir, link)
+	return d, fault{}
+}
+
+// devicePath turns the link of a class directory into the path of the device.
+func devicePath(dir, link string) string {
+	if link == "" {
+		return dir[strings.LastIndexByte(dir, '/')+1:]
+	}
+	_, path, ok := strings.Cut(link, "devices/")
+	if !ok {
+		return link
+	}
+	if i := strings.Index(path, "/hwmon/"); i >= 0 {
+		path = path[:i]
+	}
+	return path
+}
+
+// splitAttr cuts "temp12_input" into "temp", 12 and "_input"; n is -1 for
+// another form.
+func splitAttr(attr string) (kind string, n int, suffix string) {
+	i := strings.IndexAny(attr, "0123456789")
+	if i <= 0 {
+		return "", -1, ""
+	}
+	j := i
+	for j < len(attr) && attr[j] >= '0' && attr[j] <= '9' {
+		j++
+	}
+	num, ok := parseInt([]byte(attr[i:j]))
+	if !ok || j == len(attr) || attr[j] != '_' {
+		return "", -1, ""
+	}
+	return attr[:i], int(num), attr[j:]
+}
+
+// hwmonAlarms are the alarm attributes of one kind and suffix of all devices.
+func hwmonAlarms(root *Root, kind, suffix string) *sensorSet {
+	return hwmonSet(root, nil, func(_ *hwmonDevice, k string, _ int, s string) bool {
+		return k == kind && s == suffix
+	}, nil)
+}
+
+// temperatures are the thermal zones and the hwmon sensors, in m°C. A hwmon
+// device that repeats a zone is left out.
+func temperatures(root *Root) *sensorSet {
+	return hwmonSet(root, []string{"sys/class/thermal"}, func(d *hwmonDevice, kind string, _ int, suffix string) bool {
+		return kind == "temp" && suffix == "_input" && !d.zone
+	}, func(dir string, names []string) ([]sensor, fault) {
+		var found []sensor
+		for _, n := range names {
+			path := dir + "/" + n + "/temp"
+			if strings.HasPrefix(n, "thermal_zone") && root.exists(path) {
+				found = append(found, newSensor(root, n, path))
+			}
+		}
+		return found, fault{}
+	})
+}
+
+// highest reports the highest number of a set.
+type highest struct {
+	set  *sensorSet
+	what string
+}
+
+func (h *highest) read(o *out) {
+	var top int64
+	seen := false
+	used, f := h.set.each(func(_ int, n int64) {
+		if !seen || n > top {
+			seen, top = true, n
+		}
+	})
+	if !f.is() && used == 0 {
+		f = none(h.what)
+	}
+	o.outcome(0, top, f)
+}
+
+// anyAlarm reports whether any of a set is 1.
+type anyAlarm struct {
+	set  *sensorSet
+	what string
+}
+
+func (a *anyAlarm) read(o *out) {
+	var on, odd bool
+	used, f := a.set.each(func(_ int, n int64) {
+		on = on || n == 1
+		odd = odd || n != 0 && n != 1
+	})
+	switch {
+	case f.is():
+		o.fault(0, f)
+	case used == 0:
+		o.fault(0, none(a.what))
+	case odd:
+		o.fault(0, malformed("an alarm is neither 0 nor 1"))
+	default:
+		o.ok(0, facts.BoolValue(on))
+	}
+}
+
+func (d *hwmonDevice) has(kind string, n int, suffix string) bool {
+	return slices.Contains(d.attrs, kind+strconv.Itoa(n)+suffix)
+}
+
+// channelLabel returns what the driver calls a channel, in lower case; "" where
+// it has no label.
+func (d *hwmonDevice) channelLabel(kind string, n int) string {
+	if !d.has(kind, n, "_label") {
+		return ""
+	}
+	b, f := d.root.readFile(d.dir + "/" + kind + strconv.Itoa(n) + "_label")
+	if f.is() {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSpace(string(b)))
+}

@@ -1,0 +1,154 @@
+package linux
+
+import (
+	"bytes"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miotfacts/miotfacts/facts"
+)
+
+// readSynchronised asks adjtimex(2) without changing anything.
+func readSynchronised(r *Root, o *out) {
+	var status int64
+	if r.Live() {
+		var tx unix.Timex
+		if _, err := unix.Adjtimex(&tx); err != nil {
+			o.fault(0, fault{facts.Unreadable, "adjtimex: " + err.Error()})
+			return
+		}
+		status = int64(tx.Status)
+	} else {
+		tx, f := r.call("adjtimex")
+		if f.is() {
+			o.fault(0, f)
+			return
+		}
+		var ok bool
+		if status, ok = parseInt([]byte(tx["status"])); !ok {
+			o.fault(0, malformed("adjtimex: status is not a number"))
+			return
+		}
+	}
+	o.ok(0, facts.BoolValue(status&unix.STA_UNSYNC == 0))
+}
+
+// readLastUpdate takes the newest time at which something changed what the
+// package managers write. No tree keeps such times, so a fixture tells them in
+// .calls/mtime.
+func readLastUpdate(r *Root, o *out) {
+	var times map[string]string
+	if !r.Live() {
+		var f fault
+		if times, f = r.call("mtime"); f.is() {
+			o.fault(0, f)
+			return
+		}
+	}
+	var newest int64
+	for _, path := range []string{"var/lib/dpkg/status", "var/lib/opkg/status", "etc/os-release"} {
+		if !r.Live() {
+			if t, ok := times[path]; ok {
+				n, ok := parseInt([]byte(t))
+				if !ok {
+					o.fault(0, malformed("mtime of "+path+" is not a number"))
+					return
+				}
+				newest = max(newest, n)
+			}
+			continue
+		}
+		info, err := os.Stat("/" + path)
+		if err != nil {
+			if f := faultOf(path, err); f.status != facts.Absent {
+				o.fault(0, f)
+				return
+			}
+			continue
+		}
+		newest = max(newest, info.ModTime().Unix())
+	}
+	if newest == 0 {
+		o.fault(0, none("package database or os-release"))
+		return
+	}
+	o.num(0, newest)
+}
+
+// parseOSRelease returns ID and VERSION_ID of os-release(5) with a space
+// between. ID defaults to "linux" there; VERSION_ID may be missing.
+func parseOSRelease(b []byte) ([]byte, fault) {
+	id, version := "linux", ""
+	lines := 0
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		k, v, ok := strings.Cut(line, "=")
+		if !ok {
+			return nil, malformed("os-release: a line is not an assignment")
+		}
+		lines++
+		switch k {
+		case "ID":
+			id, ok = unquote(v)
+		case "VERSION_ID":
+			version, ok = unquote(v)
+		}
+		if !ok {
+			return nil, malformed("os-release: a value is not quoted as os-release(5) has it")
+		}
+	}
+	if lines == 0 || id == "" {
+		return nil, malformed("os-release tells no system")
+	}
+	return []byte(strings.TrimSpace(id + " " + version)), fault{}
+}
+
+// unquote takes the quotes of a shell assignment off. ID and VERSION_ID have no
+// character that would need escaping.
+func unquote(s string) (string, bool) {
+	if n := len(s); n >= 2 && (s[0] == '"' || s[0] == '\'') && s[n-1] == s[0] {
+		s = s[1 : n-1]
+	}
+	return s, !strings.ContainsAny(s, "\"'\\$`")
+}
+
+type software struct {
+	root  *Root
+	agent string
+}
+
+func (s *software) read(o *out) {
+	b, f := s.root.readFile("proc/sys/kernel/osrelease")
+	o.text(0, b, f)
+
+	b, f = s.root.readFile("etc/os-release")
+	if f.status == facts.Absent {
+		b, f = s.root.readFile("usr/lib/os-release")
+	}
+	if !f.is() {
+		b, f = parseOSRelease(b)
+	}
+	o.text(1, b, f)
+
+	for _, path := range []string{"sys/class/dmi/id/bios_version", "proc/device-tree/chosen/bootloader/version", "proc/device-tree/model"} {
+		if b, f = s.root.readFile(path); f.status != facts.Absent {
+			break
+		}
+	}
+	if f.status == facts.Absent {
+		f = none("DMI table or device tree that tells it")
+	}
+	o.text(2, bytes.TrimSpace(b), f)
+
+	if s.agent == "" {
+		f = absent("the agent was built without a version")
+	} else {
+		f = fault{}
+	}
+	o.text(3, []byte(s.agent), f)
+}
