@@ -1,0 +1,406 @@
+package attest_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/reference/referencetest"
+)
+
+var update = flag.Bool("update", false, "write the vectors anew")
+
+// fixedSigner signs the same bytes for the same payload, so that vectors stay.
+func fixedSigner(t testing.TB) *cose.Signer {
+	t.Helper()
+	seed := sha256.Sum256([]byte("miotfacts test vector key"))
+	s, err := cose.NewSigner(ed25519.NewKeyFromSeed(seed[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func ueid() attest.UEID {
+	return attest.NewUEID([16]byte{0xd0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+}
+
+// example returns a report with every claim that a paused device can have.
+func example(t testing.TB) *attest.Report {
+	w := referencetest.New(t)
+	ref := w.Open(t, referencetest.Example())
+	u := ueid()
+	r := &attest.Report{
+		IssuedAt: 1_800_000_000, UEID: u[:], Uptime: 3600, Profile: attest.Profile, BootCount: 7,
+		BootSeed: bytes.Repeat([]byte{0xb5}, 16), SWName: "factsd", SWVersion: []string{"0.1.0"},
+	}
+	var fold facts.Fold
+	c := appraise.NewComparison(ref)
+	var results []appraise.Result
+	for i, n := range []int64{120, 620, 620, 620, 620} {
+		s := facts.Snapshot{Uptime: int64(i) * 1000, Readings: []facts.Reading{
+			{Key: 6, Value: facts.IntValue(12000)},
+			{Key: 20, Value: facts.IntValue(300 + int64(i))},
+			{Key: 43, Status: facts.Absent, Reason: "no battery"},
+			{Key: 70, Value: facts.SetValue([]string{"tcp/0.0.0.0:22"})},
+			{Key: 1000, Value: facts.IntValue(n)},
+		}}
+		fold.Add(s)
+		results = c.Compare(s)
+	}
+	r.SetFacts(&fold, func(facts.Key) bool { return true })
+	r.SetResults(results)
+	r.Body.Kind, r.Body.Sequence, r.Body.Previous = attest.KindAlarm, 42, bytes.Repeat([]byte{0xaa}, 32)
+	r.Body.Stage, r.Body.Protection = reference.StagePaused, attest.ProtectionFile
+	r.Body.Manifest = &attest.Edition{Sequence: 3, Digest: bytes.Repeat([]byte{0xdd}, 32)}
+	r.Body.Pause = &attest.Pause{ID: bytes.Repeat([]byte{0x99}, 16), Since: 1_800_000_000, Reason: "fail-safe: app.flow is 620 ml/h",
+		Effects: []attest.Effect{{Kind: reference.Freeze, Target: "medical.slice", Done: true, Observed: "frozen 1", Millis: 3}}}
+	r.Body.Dropped = 2
+	r.Body.Inventory = &attest.Inventory{Vendor: "Example Medical", Model: "pump-1", Services: []string{"pump.service"}, Crypto: []string{"TLS 1.3"}}
+	r.Body.Notes = []string{"a note"}
+	return r
+}
+
+func seal(t testing.TB, r *attest.Report) []byte {
+	t.Helper()
+	signed, err := attest.Seal(r, fixedSigner(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := cose.Encode(attest.Message{Report: signed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestReportRoundTrip(t *testing.T) {
+	r := example(t)
+	u, err := attest.Decode(seal(t, r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := u.Verify(fixedSigner(t).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	valueEqual := cmp.Comparer(func(a, b facts.Value) bool { return a.Equal(b) })
+	if diff := cmp.Diff(r, v.Report(), valueEqual, cmp.AllowUnexported(), cmp.FilterPath(func(p cmp.Path) bool {
+		return p.Last().String() == "._"
+	}, cmp.Ignore())); diff != "" {
+		t.Errorf("report changed on the way:\n%s", diff)
+	}
+	if f := v.Report().Folded(1000); f.Min != 120 || f.Max != 620 || f.Value.Int() != 620 {
+		t.Errorf("app.flow came as %+v", f)
+	}
+	if g := v.Report().Reading(43); g.Status != facts.Absent || g.Reason != "no battery" {
+		t.Errorf("energy.battery came as %+v", g)
+	}
+	if g := v.Report().Reading(44); g.Status != facts.Absent || g.Reason == "" {
+		t.Errorf("a fact that was not sent came as %+v", g)
+	}
+}
+
+func TestResults(t *testing.T) {
+	w := referencetest.New(t)
+	ref := w.Open(t, referencetest.Example())
+	got, err := example(t).Results(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := ""
+	for _, x := range got {
+		words += attest.SystemName(x.Stage)[:1] + x.Verdict.String()[:1] + " "
+	}
+	if words != "ip op op od fd " {
+		t.Errorf("results %s", words)
+	}
+	if last := got[len(got)-1]; last.Lasted != 3000 || last.Reading.Value.Int() != 620 {
+		t.Errorf("the extreme came as %+v", last)
+	}
+	r := example(t)
+	r.MeasRes[0].Results[0].Rule = []byte{9}
+	if _, err := r.Results(ref); err == nil {
+		t.Error("a rule that the manifest does not have was accepted")
+	}
+}
+
+// TestVectors holds the bytes of a report: they must decode for ever.
+func TestVectors(t *testing.T) {
+	path := filepath.Join("..", "testdata", "vectors", "report", "alarm")
+	data := seal(t, example(t))
+	u, err := attest.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m attest.Message
+	if err := cose.Decode(data, attest.MaxMessageSize, &m); err != nil {
+		t.Fatal(err)
+	}
+	s, err := cose.Parse(m.Report[2:], attest.MaxReportSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := cbor.Diagnose(s.UnverifiedPayload())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer, err := cbor.Diagnose(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diag := "/ message: key " + u.KeyID().String() + ", Ed25519 over seed SHA-256(\"miotfacts test vector key\") /\n" + outer +
+		"\n/ claims-set of the report /\n" + claims + "\n"
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path+".cbor", data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path+".diag", []byte(diag), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(path + ".cbor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(golden, data) {
+		t.Errorf("the encoding changed:\n got %x\nwant %x", data, golden)
+	}
+	text, err := os.ReadFile(path + ".diag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(text) != diag {
+		t.Errorf("%s.diag does not say what the bytes are:\n%s", path, diag)
+	}
+}
+
+// TestRefusals changes one thing each in a good report.
+func TestRefusals(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*attest.Report)
+		want string
+	}{
+		{"short ueid", func(r *attest.Report) { r.UEID = r.UEID[:16] }, "ueid"},
+		{"ueid of another type", func(r *attest.Report) { r.UEID = append([]byte{2}, r.UEID[1:]...) }, "ueid"},
+		{"another profile", func(r *attest.Report) { r.Profile += "x" }, "profile"},
+		{"short nonce", func(r *attest.Report) { r.Nonce = []byte{1} }, "nonce of 1 bytes"},
+		{"long nonce", func(r *attest.Report) { r.Nonce = make([]byte, 65) }, "nonce of 65 bytes"},
+		{"short bootseed", func(r *attest.Report) { r.BootSeed = nil }, "bootseed"},
+		{"negative iat", func(r *attest.Report) { r.IssuedAt = -1 }, "iat"},
+		{"two versions", func(r *attest.Report) { r.SWVersion = []string{"1", "2"} }, "swversion"},
+		{"unknown kind", func(r *attest.Report) { r.Body.Kind = 7 }, "unknown kind 7"},
+		{"no kind", func(r *attest.Report) { r.Body.Kind = 0 }, "unknown kind 0"},
+		{"sequence 0", func(r *attest.Report) { r.Body.Sequence = 0 }, "sequence 0"},
+		{"first with a predecessor", func(r *attest.Report) { r.Body.Sequence = 1 }, "chain digest"},
+		{"later without one", func(r *attest.Report) { r.Body.Previous = nil }, "chain digest"},
+		{"unknown stage", func(r *attest.Report) { r.Body.Stage = 4 }, "unknown stage"},
+		{"unknown protection", func(r *attest.Report) { r.Body.Protection = 0 }, "protection"},
+		{"backward interval", func(r *attest.Report) { r.Body.Begin = r.Body.End + 1 }, "interval"},
+		{"challenge without nonce", func(r *attest.Report) { r.Body.Kind = attest.KindChallenge }, "without its nonce"},
+		{"short manifest digest", func(r *attest.Report) { r.Body.Manifest.Digest = nil }, "manifest digest"},
+		{"results without a reference", func(r *attest.Report) { r.Body.Manifest = nil }, "without a reference"},
+		{"operating without a reference", func(r *attest.Report) {
+			r.Body.Manifest, r.MeasRes, r.Body.Stage, r.Body.Pause = nil, []attest.System{}, reference.StageOperating, nil
+		}, "operating without"},
+		{"paused without a pause", func(r *attest.Report) { r.Body.Pause = nil }, "does not fit the pause"},
+		{"pause while operating", func(r *attest.Report) { r.Body.Stage = reference.StageOperating }, "does not fit the pause"},
+		{"short pause id", func(r *attest.Report) { r.Body.Pause.ID = []byte{1} }, "pause id"},
+		{"endless effects", func(r *attest.Report) { r.Body.Pause.Effects = make([]attest.Effect, 65) }, "too long"},
+		{"endless notes", func(r *attest.Report) { r.Body.Notes = make([]string, 33) }, "33 notes"},
+		{"gap that is ok", func(r *attest.Report) { r.Body.Gaps[43] = attest.Gap{} }, "gap of fact 43"},
+		{"gap of an unknown status", func(r *attest.Report) { r.Body.Gaps[43] = attest.Gap{Status: 9} }, "gap of fact 43"},
+		{"value and gap", func(r *attest.Report) { r.Body.Gaps[20] = attest.Gap{Status: facts.Absent} }, "gap of fact 20"},
+		{"stage twice", func(r *attest.Report) { r.MeasRes = append(r.MeasRes, r.MeasRes[0]) }, "twice"},
+		{"unknown system", func(r *attest.Report) { r.MeasRes[0].Name = "life" }, "no stage"},
+		{"unknown verdict", func(r *attest.Report) { r.MeasRes[0].Results[0].Verdict = 5 }, "malformed"},
+		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = []byte{0} }, "does not follow"},
+	} {
+		r := example(t)
+		tt.edit(r)
+		if _, err := attest.Seal(r, fixedSigner(t)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: sealing: %v, want an error with %q", tt.name, err, tt.want)
+		}
+		// The same bytes from a device that does not refuse to make them.
+		payload, err := cose.Encode(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := fixedSigner(t).Sign(cose.Report, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := cose.Encode(attest.Message{Report: append([]byte{0xd8, 0x3d}, signed...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := attest.Decode(data); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: decoding: %v, want an error with %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestEveryByteMatters(t *testing.T) {
+	data := seal(t, example(t))
+	key := fixedSigner(t).Public()
+	for i := range data {
+		bad := bytes.Clone(data)
+		bad[i] ^= 1 << (i % 8)
+		if u, err := attest.Decode(bad); err == nil {
+			if _, err := u.Verify(key); err == nil {
+				t.Fatalf("byte %d changed, still verified", i)
+			}
+		}
+		if _, err := attest.Decode(data[:i]); err == nil {
+			t.Fatalf("cut to %d bytes, still decoded", i)
+		}
+	}
+}
+
+func TestAnotherKeyAndType(t *testing.T) {
+	u, err := attest.Decode(seal(t, example(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Verify(referencetest.Signer(t).Public()); !errors.Is(err, cose.ErrKey) {
+		t.Errorf("another key: %v", err)
+	}
+	payload, err := cose.Encode(example(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := fixedSigner(t).Sign(cose.Manifest, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := cose.Encode(attest.Message{Report: append([]byte{0xd8, 0x3d}, signed...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err = attest.Decode(data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Verify(fixedSigner(t).Public()); !errors.Is(err, cose.ErrType) {
+		t.Errorf("a signature over another type of document: %v", err)
+	}
+}
+
+func TestRoutineReportIsSmall(t *testing.T) {
+	u := ueid()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := cose.NewSigner(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &attest.Report{IssuedAt: 1_800_000_000, UEID: u[:], Uptime: 3600, Profile: attest.Profile, BootCount: 7,
+		BootSeed: make([]byte, 16), SWName: "factsd", SWVersion: []string{"0.1.0"}, MeasRes: []attest.System{}}
+	var fold facts.Fold
+	var readings []facts.Reading
+	for k := range facts.Key(60) {
+		readings = append(readings, facts.Reading{Key: k + 1, Value: facts.IntValue(int64(k) * 1000)})
+	}
+	fold.Add(facts.Snapshot{Readings: readings})
+	r.SetFacts(&fold, func(facts.Key) bool { return true })
+	r.Body.Kind, r.Body.Sequence, r.Body.Previous = attest.KindRoutine, 42, make([]byte, 32)
+	r.Body.Stage, r.Body.Protection = reference.StageIntegration, attest.ProtectionTPM
+	signed, err := attest.Seal(r, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("60 facts: %d bytes signed", len(signed))
+	if len(signed) > 700 {
+		t.Errorf("%d bytes, the budget is 700", len(signed))
+	}
+}
+
+func TestExtraData(t *testing.T) {
+	seen := map[string]bool{}
+	for _, x := range [][2]string{{"", "report"}, {"r", "eport"}, {"nonce", "report"}, {"nonce", "other"}} {
+		seen[hex.EncodeToString(attest.ExtraData([]byte(x[0]), []byte(x[1])))] = true
+	}
+	if len(seen) != 4 {
+		t.Error("two different pairs of nonce and report have one qualifying data")
+	}
+}
+
+func TestDown(t *testing.T) {
+	for _, d := range []attest.Down{{}, {Command: []byte{1}, Enrolled: true}} {
+		data, err := cose.Encode(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := attest.DecodeDown(data); err == nil {
+			t.Errorf("%+v was accepted", d)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(seal(f, example(f)))
+	paths, err := filepath.Glob(filepath.Join("..", "testdata", "vectors", "report", "*.cbor"))
+	if err != nil || len(paths) == 0 {
+		f.Fatalf("no seeds: %v", err)
+	}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	key := fixedSigner(f).Public()
+	good := seal(f, example(f))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		u, err := attest.Decode(data)
+		if err != nil {
+			return
+		}
+		if v, err := u.Verify(key); err == nil && !v.HasQuote() && !bytes.Equal(data, good) {
+			t.Fatalf("forged message %x", data)
+		}
+	})
+}
+
+func FuzzEnrolment(f *testing.F) {
+	u := ueid()
+	s := fixedSigner(f)
+	data, err := attest.SealEnrolment(&attest.Enrolment{Version: 1, UEID: u[:], Vendor: "v", Model: "m", Key: s.Public(), Protection: attest.ProtectionFile}, s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add(data[:len(data)-1])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := attest.OpenEnrolment(data)
+		if err == nil && (e.Key == nil || len(e.UEID) != 17) {
+			t.Fatalf("accepted %+v", e)
+		}
+		if _, err := attest.DecodeDown(data); err == nil && len(data) > attest.MaxDownSize {
+			t.Fatal("accepted beyond the limit")
+		}
+	})
+}
