@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -16,15 +17,58 @@ import (
 // checks it. It returns every problem it finds, in the order of their lines;
 // the manifest is nil if one of them is more than a warning.
 func Author(data []byte) (*Manifest, []Problem) {
+	a, root := newAuthor(data)
+	if root == nil {
+		return nil, a.found
+	}
+	m := a.manifest(root)
+	if a.finish(m.Check()) {
+		return nil, a.found
+	}
+	return m, a.found
+}
+
+// AuthorKeys reads a key list as people write it, in TOML (docs/manifest.md).
+// It calls load for the public key file of each entry. The list is nil if there
+// is a problem that is more than a warning.
+func AuthorKeys(data []byte, load func(file string) (*cose.PublicKey, error)) (*Keys, []Problem) {
+	a, root := newAuthor(data)
+	if root == nil {
+		return nil, a.found
+	}
+	l := a.keys(root, load)
+	var found []Problem
+	if len(a.found) == 0 {
+		if i, err := l.check(); err != nil {
+			found = []Problem{{Path: fmt.Sprintf("key[%d]", i), Message: err.Error(), Fix: "correct the entry"}}
+			if i < 0 {
+				found[0].Path, found[0].Fix = "", "correct the list"
+			}
+		}
+	}
+	if a.finish(found) {
+		return nil, a.found
+	}
+	return l, a.found
+}
+
+// newAuthor returns an author with the parsed document; without one it holds
+// the reason.
+func newAuthor(data []byte) (*author, *table) {
 	root, problem := parseTOML(data)
 	if problem != nil {
-		return nil, []Problem{*problem}
+		return &author{found: []Problem{*problem}}, nil
 	}
 	a := &author{lines: map[string]int{}}
 	a.index("", root)
-	m := a.manifest(field{a: a, n: root}.table())
+	return a, field{a: a, n: root}.table()
+}
+
+// finish adds what a check of the content found to what reading found, in the
+// order of the lines. It reports whether something is more than a warning.
+func (a *author) finish(checked []Problem) bool {
 	read := a.found
-	for _, p := range m.Check() {
+	for _, p := range checked {
 		// What was not read is not there to be checked: one cause, one complaint.
 		if !slices.ContainsFunc(read, func(q Problem) bool { return within(p.Path, q.Path) || within(q.Path, p.Path) }) {
 			p.Line = a.line(p.Path)
@@ -32,10 +76,7 @@ func Author(data []byte) (*Manifest, []Problem) {
 		}
 	}
 	slices.SortStableFunc(a.found, func(p, q Problem) int { return p.Line - q.Line })
-	if firstError(a.found) != nil {
-		return nil, a.found
-	}
-	return m, a.found
+	return firstError(a.found) != nil
 }
 
 // within reports whether path is that of outer or of something in it.
@@ -153,6 +194,40 @@ func (a *author) manifest(t *table) *Manifest {
 	}
 	t.close()
 	return m
+}
+
+func (a *author) keys(t *table, load func(string) (*cose.PublicKey, error)) *Keys {
+	l := &Keys{
+		Version:  uint(t.need("version", "write version = 1").number(1 << 31)),
+		Owner:    Owner(t.need("owner", `write owner = "manufacturer" or "operator"`).choice(ownerNames)),
+		Sequence: uint64(t.need("sequence", "write sequence = 1 and raise it with every edition").number(1<<63 - 1)),
+	}
+	for _, v := range t.get("key").tables() {
+		k := ListedKey{
+			Role: Role(v.need("role", `write role = "`+strings.Join(roleNames[1:], `", "`)+`"`).choice(roleNames)),
+			Name: v.need("name", `write what people call it: name = "release signing 2026"`).text(),
+		}
+		file := v.need("file", `write the path of the public key: file = "release.key.pub"`)
+		if name := file.text(); name != "" {
+			var err error
+			if k.Key, err = load(name); err != nil {
+				file.bad("give a public key that factsctl key new wrote", "%v", err)
+			}
+		}
+		if d := v.need("valid", "write valid = { from = 2026-01-01, until = 2028-12-31 }").table(); d != nil {
+			k.NotBefore = d.need("from", "write from = 2026-01-01").date(0)
+			k.NotAfter = d.need("until", "write until = 2028-12-31").date(lastSecond)
+			d.close()
+		}
+		for _, e := range v.get("models").elems() {
+			k.Models = append(k.Models, e.text())
+		}
+		k.RevokedFrom = v.get("revoked_from").date(0)
+		v.close()
+		l.Keys = append(l.Keys, k)
+	}
+	t.close()
+	return l
 }
 
 func (a *author) rules(f field) []Rule {

@@ -3,6 +3,7 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -52,8 +53,10 @@ const (
 )
 
 func (o Owner) String() string {
-	return name([]string{"", "manufacturer", "operator"}, int(o), "owner")
+	return name(ownerNames, int(o), "owner")
 }
+
+var ownerNames = []string{"", "manufacturer", "operator"}
 
 // A Role is the one thing a key may sign.
 type Role uint8
@@ -114,35 +117,56 @@ type ListedKey struct {
 
 // Check returns an error for a list that must be neither signed nor used.
 func (l *Keys) Check() error {
+	i, err := l.check()
+	if err != nil && i >= 0 {
+		return fmt.Errorf("%w: key list entry %d: %w", ErrContent, i, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: key list: %w", ErrContent, err)
+	}
+	return nil
+}
+
+// check returns what is wrong and in which entry, -1 for the list as a whole.
+func (l *Keys) check() (int, error) {
 	switch {
 	case l.Version != 1:
-		return fmt.Errorf("%w: key list version %d is not 1", ErrContent, l.Version)
+		return -1, fmt.Errorf("version %d is not 1", l.Version)
 	case l.Owner != Manufacturer && l.Owner != Operator:
-		return fmt.Errorf("%w: key list of unknown owner %d", ErrContent, l.Owner)
-	case l.Sequence == 0:
-		return fmt.Errorf("%w: key list sequence 0 is below 1", ErrContent)
+		return -1, fmt.Errorf("unknown owner %d", l.Owner)
+	case l.Sequence < 1 || l.Sequence > math.MaxInt64:
+		return -1, fmt.Errorf("sequence %d is outside 1 to 2^63-1", l.Sequence)
 	case len(l.Keys) > MaxKeys:
-		return fmt.Errorf("%w: key list has %d keys, the limit is %d", ErrContent, len(l.Keys), MaxKeys)
+		return -1, fmt.Errorf("%d keys, the limit is %d", len(l.Keys), MaxKeys)
 	}
 	seen := map[cose.KeyID]bool{}
 	for i, k := range l.Keys {
 		switch {
 		case k.Key == nil:
-			return fmt.Errorf("%w: key list entry %d has no key", ErrContent, i)
+			return i, errors.New("no key")
 		case k.Role < RoleManifest || k.Role > RoleResult:
-			return fmt.Errorf("%w: key list entry %d has unknown role %d", ErrContent, i, k.Role)
+			return i, fmt.Errorf("unknown role %d", k.Role)
 		case k.Role.owner() != l.Owner:
-			return fmt.Errorf("%w: key list entry %d: a key of the %s cannot have role %s", ErrContent, i, l.Owner, k.Role)
+			return i, fmt.Errorf("a key of the %s cannot have role %s", l.Owner, k.Role)
 		case seen[k.Key.ID()]:
-			return fmt.Errorf("%w: key list entry %d: key %s is listed twice", ErrContent, i, k.Key.ID())
+			return i, fmt.Errorf("key %s is listed twice", k.Key.ID())
 		case k.NotAfter <= k.NotBefore:
-			return fmt.Errorf("%w: key list entry %d: validity from %d until %d is empty", ErrContent, i, k.NotBefore, k.NotAfter)
-		case len(k.Name) > MaxName || len(k.Models) > MaxKeys:
-			return fmt.Errorf("%w: key list entry %d: name or models are too long", ErrContent, i)
+			return i, fmt.Errorf("validity from %d until %d is empty", k.NotBefore, k.NotAfter)
+		case k.RevokedFrom < 0:
+			return i, fmt.Errorf("revoked from %d, before 1970", k.RevokedFrom)
+		case len(k.Name) > MaxName:
+			return i, fmt.Errorf("name of %d bytes, the limit is %d", len(k.Name), MaxName)
+		case len(k.Models) > MaxKeys:
+			return i, fmt.Errorf("%d models, the limit is %d", len(k.Models), MaxKeys)
+		}
+		for _, m := range k.Models {
+			if m == "" || len(m) > MaxName {
+				return i, fmt.Errorf("model of %d bytes, want 1 to %d", len(m), MaxName)
+			}
 		}
 		seen[k.Key.ID()] = true
 	}
-	return nil
+	return -1, nil
 }
 
 // SignKeys returns l as a document signed by a root.
@@ -153,6 +177,9 @@ func SignKeys(l *Keys, root *cose.Signer) ([]byte, error) {
 	payload, err := cose.Encode(l)
 	if err != nil {
 		return nil, err
+	}
+	if len(payload) > MaxKeyListSize-512 {
+		return nil, fmt.Errorf("cannot sign key list: %d bytes, the limit is %d", len(payload), MaxKeyListSize-512)
 	}
 	return root.Sign(cose.KeyList, payload)
 }

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/facts/linux"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/reference/baseline"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// A machine is what is measured: this one, or a fixture of one.
+type machine struct {
+	root *string
+}
+
+func machineFlag(c *cobra.Command) *machine {
+	return &machine{root: c.Flags().String("root", "/", "root `directory` of the machine to measure")}
+}
+
+// collector returns a collector of all facts of the machine.
+func (m *machine) collector(deadline time.Duration) (*facts.Collector, error) {
+	root, err := linux.OpenRoot(*m.root)
+	if err != nil {
+		return nil, ioFailure(err)
+	}
+	sources, err := linux.Sources(root, linux.Options{AgentVersion: version(), Services: true})
+	if err != nil {
+		return nil, ioFailure(err)
+	}
+	c, err := facts.NewCollector(sources, deadline, linux.Uptime)
+	if err != nil {
+		return nil, ioFailure(err)
+	}
+	return c, nil
+}
+
+// boot returns the machine's boot id. Boots of a machine that tells none count
+// as one: that claims too little, not too much.
+func (m *machine) boot() string {
+	data, err := os.ReadFile(filepath.Join(*m.root, "proc/sys/kernel/random/boot_id"))
+	if id := strings.TrimSpace(string(data)); err == nil && id != "" && len(id) <= reference.MaxName {
+		return id
+	}
+	return "unknown"
+}
+
+func newRecordCommand() *cobra.Command {
+	var out string
+	var more bool
+	plan := baseline.Plan{}
+	c := &cobra.Command{
+		Use:   "record --out FILE",
+		Short: "Record what a golden device shows",
+		Long: `Measures this machine every period and keeps what each fact was: the least and the
+greatest number, the texts, the members. Each run is a line of its own in FILE.
+
+What is measured once a boot counts once a boot: to learn how boot times differ,
+record after each of some boots, with --append. 59 boots cover 95 % of all boots
+with 95 % confidence. App facts are not recorded.`,
+		Example: `  factsctl record --out golden.jsonl --for 10m
+  factsctl record --out golden.jsonl --append --runs 3 --for 60s
+  factsctl record --out pi.jsonl --root testdata/devices/raspberrypi4 --for 2s`,
+		Args: cobra.NoArgs,
+	}
+	m := machineFlag(c)
+	f := c.Flags()
+	f.StringVar(&out, "out", "", "`file` for the recording")
+	f.BoolVar(&more, "append", false, "add runs to a recording that is there")
+	f.IntVar(&plan.Runs, "runs", 1, "`number` of runs")
+	f.DurationVar(&plan.For, "for", 30*time.Second, "`length` of a run")
+	f.DurationVar(&plan.Period, "period", time.Second, "`time` between two rounds")
+	required(c, "out")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		rec, err := openRecording(c, out, more)
+		if err != nil {
+			return err
+		}
+		if plan.Runs < 1 || plan.Period < 10*time.Millisecond || plan.For < plan.Period {
+			return fail(exitUsage, "give --runs 1 or more, --period 10ms or more, and --for at least one period", "cannot record %d runs of %v with a round every %v", plan.Runs, plan.For, plan.Period)
+		}
+		collector, err := m.collector(plan.Period)
+		if err != nil {
+			return err
+		}
+		defer collector.Close()
+		vocab, err := facts.NewVocabulary(nil)
+		if err != nil {
+			return err
+		}
+		plan.Boot = m.boot()
+		bar := newProgress(c.ErrOrStderr())
+		runs, cut := baseline.Record(c.Context(), plan, vocab, collector.Collect, bar.show)
+		bar.end()
+		rec.Runs = append(rec.Runs, runs...)
+		if len(runs) > 0 {
+			data, err := rec.Encode()
+			if err == nil && len(data) > baseline.MaxSize {
+				err = fmt.Errorf("the recording has %d bytes, the limit is %d", len(data), baseline.MaxSize)
+			}
+			if err != nil {
+				return fail(exitUsage, "begin another file", "%w", err)
+			}
+			if err := write(c, out, data); err != nil {
+				return err
+			}
+		}
+		if cut != nil {
+			return fail(exitIO, fmt.Sprintf("%d whole runs are kept", len(runs)), "%w", cut)
+		}
+		note(c, "recorded %d runs; %s now has %d", len(runs), out, len(rec.Runs))
+		return nil
+	}
+	return c
+}
+
+// openRecording returns the recording to add to. One that is there is only
+// touched when that was asked for.
+func openRecording(c *cobra.Command, name string, more bool) (*baseline.Recording, error) {
+	info, err := os.Stat(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist), err == nil && !info.Mode().IsRegular():
+		return new(baseline.Recording), nil
+	case err != nil:
+		return nil, ioFailure(err)
+	case !more:
+		return nil, fail(exitUsage, "give --append to add runs to it, or another name", "%s is there already", name)
+	}
+	return loadRecording(c, name)
+}
+
+func loadRecording(c *cobra.Command, name string) (*baseline.Recording, error) {
+	data, err := read(c, name, baseline.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := baseline.Decode(data)
+	if err != nil {
+		return nil, fail(exitUsage, "give a file that factsctl record wrote", "%s: %w", name, err)
+	}
+	return rec, nil
+}
+
+// A progress shows how far a recording is: one line that is written over on a
+// terminal, one line a run elsewhere.
+type progress struct {
+	out      io.Writer
+	terminal bool
+	run      int
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	return &progress{out: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
+}
+
+func (p *progress) show(at baseline.Progress) {
+	text := fmt.Sprintf("run %d of %d: %v of %v, %d of %d facts have a value", at.Run, at.Runs, at.Elapsed.Truncate(time.Second), at.For, at.OK, at.All)
+	switch {
+	case p.terminal:
+		fmt.Fprintf(p.out, "\r\x1b[K%s", text)
+	case at.Elapsed >= at.For:
+		fmt.Fprintln(p.out, text)
+	}
+}
+
+func (p *progress) end() {
+	if p.terminal {
+		fmt.Fprintln(p.out)
+	}
+}
+
+func newManifestDraftCommand() *cobra.Command {
+	var out, from, until string
+	var force bool
+	var o baseline.Options
+	var percent int64
+	c := &cobra.Command{
+		Use:   "draft RECORDING... --vendor NAME --model NAME",
+		Short: "Draft a manifest from recordings",
+		Long: `Proposes a manifest from recordings of golden devices: ranges around what was seen
+with a margin, sets of what was seen, and beside each the reason and what it is
+worth. Facts that could not be read get no rule. Fail-safe extremes cannot be
+measured on a sound device: those in the draft are marked, replace them by the
+limits of your safety case. Read the whole draft before you sign it.`,
+		Example: `  factsctl manifest draft golden.jsonl --vendor "Example Medical" --model pump-1 --out pump-1.toml
+  factsctl manifest draft a.jsonl b.jsonl c.jsonl --vendor "Example Medical" --model pump-1 --margin 10`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	f := c.Flags()
+	f.StringVar(&out, "out", "", "`file` to write instead of standard output; one that is there is not overwritten")
+	f.BoolVar(&force, "force", false, "overwrite the file")
+	f.StringVar(&o.Vendor, "vendor", "", "manufacturer's `name`")
+	f.StringVar(&o.Model, "model", "", "device `model`")
+	f.Uint64Var(&o.Sequence, "sequence", 1, "`number` of the edition")
+	f.StringVar(&from, "from", "", "`date` from which it is valid (default today)")
+	f.StringVar(&until, "until", "", "`date` until which it is valid (default two years after from)")
+	f.Int64Var(&percent, "margin", 25, "margin beyond what was seen, in `percent` of it")
+	required(c, "vendor", "model")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if _, err := os.Stat(out); out != "" && err == nil && !force {
+			return fail(exitUsage, "give another name, or --force", "%s is there already", out)
+		}
+		if percent < 1 || percent > 1000 {
+			return fail(exitUsage, "give 1 to 1000", "margin of %d %%", percent)
+		}
+		o.Margin = percent * 10
+		begin, err := parseTime(from)
+		if err != nil {
+			return err
+		}
+		day := time.Unix(begin, 0).UTC().Truncate(24 * time.Hour)
+		o.From, o.Until = day.Unix(), day.AddDate(2, 0, 0).Unix()-1
+		if until != "" {
+			if o.Until, err = parseTime(until); err != nil {
+				return err
+			}
+		}
+		var recs []*baseline.Recording
+		for _, name := range args {
+			rec, err := loadRecording(c, name)
+			if err != nil {
+				return err
+			}
+			recs = append(recs, rec)
+		}
+		m, notes, err := baseline.Draft(recs, o)
+		if err != nil {
+			return fail(exitRefused, "record again on a machine that shows its facts", "%w", err)
+		}
+		return write(c, out, draftText(m, notes))
+	}
+	return c
+}
+
+// draftText is the manifest with what an engineer has to know before signing it.
+func draftText(m *reference.Manifest, notes []baseline.Note) []byte {
+	var b strings.Builder
+	b.WriteString(`# Draft, made from recordings. Before you sign it:
+#   - replace each limit in [[fail_safe]] by that of your safety case
+#   - decide on enforce, and with "pause" add the steps of [[reaction]]
+#   - read every why; delete rules that you cannot answer for
+#
+# No rule was proposed for:
+`)
+	for _, n := range notes {
+		if n.Stage == "" {
+			fmt.Fprintf(&b, "#   %s: %s\n", n.Fact, strings.Map(func(r rune) rune {
+				if r < ' ' || r == 0x7f {
+					return ' '
+				}
+				return r
+			}, n.Text))
+		}
+	}
+	b.WriteString("\n")
+	b.Write(reference.Format(m))
+	return []byte(b.String())
+}
