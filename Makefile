@@ -73,11 +73,10 @@ size: ## Print the size of factsd for each port; fail above the budget and name 
 	@GO="$(GO)" BUDGET="$(BUDGET)" test/size.sh $(PORTS)
 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
-	@test/deps.sh demo
 	@ONCE=$(ONCE) $(GO) run ./test/demo
 
-demo-clean: ## Remove what an interrupted demo left behind
-	@CLEAN=1 $(GO) run ./test/demo
+demo-clean: ## Remove what a demo left behind that was killed
+	@test/demo-clean.sh
 
 fuzz: ## Fuzz each target for FUZZTIME (10s)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -96,7 +95,7 @@ docs: ## Regenerate docs/facts.md and the manual pages
 	$(GO) run ./cmd/factsctl man $(DOCS)/man
 
 deps: ## Install the tools that the tests use (Debian, as root); else say what to install
-	@test/deps.sh test
+	@test/deps.sh
 
 clean: ## Remove bin/
 	rm -rf bin
