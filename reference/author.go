@@ -67,10 +67,12 @@ func newAuthor(data []byte) (*author, *table) {
 // finish adds what a check of the content found to what reading found, in the
 // order of the lines. It reports whether something is more than a warning.
 func (a *author) finish(checked []Problem) bool {
-	read := a.found
+	for _, q := range a.found {
+		a.unread = append(a.unread, q.Path)
+	}
 	for _, p := range checked {
 		// What was not read is not there to be checked: one cause, one complaint.
-		if !slices.ContainsFunc(read, func(q Problem) bool { return within(p.Path, q.Path) || within(q.Path, p.Path) }) {
+		if !slices.ContainsFunc(a.unread, func(at string) bool { return within(p.Path, at) || within(at, p.Path) }) {
 			p.Line = a.line(p.Path)
 			a.found = append(a.found, p)
 		}
@@ -90,6 +92,7 @@ type author struct {
 	vocab   *facts.Vocabulary
 	noNames bool // the app facts are wrong, so their names are not in vocab
 	found   []Problem
+	unread  []string // paths of what could not be read, beside those of found
 }
 
 func (a *author) index(at string, n *node) {
@@ -257,8 +260,9 @@ func (a *author) rule(t *table) Rule {
 			ops, want = append(ops, op), f
 		}
 	}
-	t.close()
+	clean := t.close()
 
+	a.unread = append(a.unread, t.at) // until all of it is read
 	d, ok := a.vocab.ByName(name.text())
 	switch {
 	case name.n == nil || name.n.kind != unstable.String:
@@ -272,6 +276,8 @@ func (a *author) rule(t *table) Rule {
 			name.bad(fix, "no fact is called %q", name.n.text)
 		}
 		return r
+	case len(ops) == 0 && !clean:
+		return r // the comparison is what was written wrong
 	case len(ops) != 1:
 		fix := "write min and max, equal, one_of, subset_of, superset_of or absent = true"
 		if len(ops) > 1 {
@@ -280,6 +286,7 @@ func (a *author) rule(t *table) Rule {
 		a.bad(t.at, fix, "%s: %d comparisons %v, want one", d.Name, len(ops), ops)
 		return r
 	}
+	a.unread = a.unread[:len(a.unread)-1]
 	r.Fact, r.Op = d.Key, ops[0]
 	switch r.Op {
 	case Range:
@@ -322,25 +329,34 @@ func (t *table) get(key string) field {
 	return field{a: t.a, path: join(t.at, key), n: t.n.table[key]}
 }
 
+const missing = "missing"
+
 func (t *table) need(key, fix string) field {
 	f := t.get(key)
 	if f.n == nil {
-		f.bad(fix, "missing")
+		f.bad(fix, missing)
 	}
 	return f
 }
 
-func (t *table) close() {
+// close reports keys that nobody asked for, and whether there were none.
+func (t *table) close() bool {
+	clean := true
 	for _, k := range t.n.keys {
 		if slices.Contains(t.known, k) {
 			continue
 		}
+		clean = false
 		fix := "remove it; known here: " + strings.Join(t.known, ", ")
 		if n := nearest(k, t.known); n != "" {
 			fix = "write " + n
+			meant := join(t.at, n)
+			t.a.unread = append(t.a.unread, meant)
+			t.a.found = slices.DeleteFunc(t.a.found, func(p Problem) bool { return p.Path == meant && p.Message == missing })
 		}
 		t.a.bad(join(t.at, k), fix, "unknown key %q", k)
 	}
+	return clean
 }
 
 // nearest returns the one of known that s is most likely meant to be, "" if

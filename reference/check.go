@@ -273,8 +273,8 @@ func (c *checker) reaction() {
 	}
 	for i, r := range m.Reaction {
 		at := fmt.Sprintf("reaction[%d]", i)
-		if err := r.check(); err != nil {
-			c.bad(at, "see the reaction steps in the manifest reference", "%v", err)
+		if field, fix, err := r.check(); err != nil {
+			c.bad(at+"."+field, fix, "%v", err)
 		}
 		if r.Deadline < 1 || r.Deadline > 60000 {
 			c.bad(at+".within", "write within = \"2s\"", "deadline of %d ms is outside 1 to 60000", r.Deadline)
@@ -282,34 +282,35 @@ func (c *checker) reaction() {
 	}
 }
 
-func (r Reaction) check() error {
+// check returns what is wrong, in which field, and what to do about it.
+func (r Reaction) check() (field, fix string, err error) {
 	switch r.Do {
 	case Tell:
 		if r.Target != "" {
-			return errors.New("tell has no target: the application's socket is configured on the device")
+			return "target", "remove target", errors.New("tell has no target: the application's socket is configured on the device")
 		}
 	case Freeze:
 		if r.Target == "" || len(r.Target) > MaxName || path.Clean("/"+r.Target) != "/"+r.Target {
-			return fmt.Errorf("freeze: %q is not a clean cgroup path below the root, such as medical.slice", r.Target)
+			return "target", `write target = "medical.slice"`, fmt.Errorf("freeze: %q is not a clean cgroup path below the root", r.Target)
 		}
 	case Signal:
 		if !path.IsAbs(r.Target) || path.Clean(r.Target) != r.Target || len(r.Target) > MaxName {
-			return fmt.Errorf("signal: %q is not the clean absolute path of an executable", r.Target)
+			return "target", `write target = "/usr/bin/pump"`, fmt.Errorf("signal: %q is not the clean absolute path of an executable", r.Target)
 		}
 		if !slices.Contains([]uint8{9, 15, 19}, r.Signal) {
-			return fmt.Errorf("signal %d is not one of 9, 15, 19", r.Signal)
+			return "signal", "write signal = 15 (TERM), 9 (KILL) or 19 (STOP)", fmt.Errorf("signal %d is not one of 9, 15, 19", r.Signal)
 		}
 	case StopUnit:
 		if !strings.Contains(r.Target, ".") || strings.ContainsAny(r.Target, "/ \x00") || len(r.Target) > MaxName {
-			return fmt.Errorf("stop-unit: %q is not a unit name such as pump.service", r.Target)
+			return "target", `write target = "pump.service"`, fmt.Errorf("stop-unit: %q is not a unit name", r.Target)
 		}
 	default:
-		return fmt.Errorf("unknown step %d", r.Do)
+		return "do", `write do = "tell", "freeze", "signal" or "stop-unit"`, fmt.Errorf("unknown step %d", r.Do)
 	}
 	if r.Do != Signal && r.Signal != 0 {
-		return fmt.Errorf("%s takes no signal", r.Do)
+		return "signal", "remove signal", fmt.Errorf("%s takes no signal", r.Do)
 	}
-	return nil
+	return "", "", nil
 }
 
 func (c *checker) boot() {
