@@ -1,0 +1,229 @@
+// Package tpm is all that the project has to do with a TPM 2.0, in two halves.
+//
+// The device's half talks to a TPM: Open, then Provision for the keys and their
+// certification, Signer, Activate, Quote, and a latch in NV memory. The keys are
+// primaries, made anew from the TPM's endorsement seed each time they are
+// needed: nothing is stored, and a reboot brings the same keys. All of them, and
+// the NV indices, are exempt from dictionary attack protection, so that power
+// cuts cannot lock the device out of its own identity (TPM 2.0 part 1, 19.8).
+//
+// The verifier's half is pure functions over bytes that a stranger sent:
+// VerifyQuote, VerifyCertify, VerifyEKCert, MakeCredential, Name, PublicKey. It
+// has its own strict parser, never talks to a TPM and names each refusal by a
+// Reason.
+//
+// Trusted: that the TPM does what its specification says, once its endorsement
+// key has been vouched for by a certificate or by an operator. Not done here:
+// the event log, what PCR values mean, whether a nonce is fresh.
+//
+// Specifications: TCG TPM 2.0 Library, rev 1.59, parts 1 to 3 ("part 2, 10.12.12"
+// in comments); TCG EK Credential Profile 2.5; TCG Registry of Reserved TPM 2.0
+// Handles. Keys are ECDSA P-256 with SHA-256 and the PCR bank is SHA-256; only an
+// endorsement key may be RSA-2048.
+package tpm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Errors of the device's half that callers branch on.
+var (
+	ErrNoTPM     = errors.New("there is no TPM")
+	ErrNVAbsent  = errors.New("NV index is not defined")
+	ErrNVFull    = errors.New("NV memory is full")
+	ErrNVDamaged = errors.New("NV index does not hold what was written there")
+)
+
+// errOtherKey is a signature that the key meant did not make: its handle has
+// come to name another object.
+var errOtherKey = errors.New("another key signed")
+
+// Options are for a TPM that somebody took ownership of. The zero value is right
+// for most devices.
+type Options struct {
+	OwnerAuth       []byte        // of TPM_RH_OWNER, for the NV latch
+	EndorsementAuth []byte        // of TPM_RH_ENDORSEMENT, for the keys
+	Timeout         time.Duration // of one command; 0 means 30 s. Making a key may take ten times as long
+}
+
+// A TPM is an open TPM. Its methods may be called from several goroutines; it
+// does one thing at a time, and a command takes 1 to 500 ms on real devices.
+type TPM struct {
+	mu     sync.Mutex
+	link   link
+	opt    Options
+	ak     key
+	device key
+}
+
+// Open opens the TPM at addr: "/dev/tpmrm0", or "/dev/tpm0" where the kernel has
+// no resource manager; "unix:/path" or "tcp:127.0.0.1:2321" for a swtpm that
+// speaks the bare protocol. The error wraps ErrNoTPM when there is none.
+func Open(addr string) (*TPM, error) { return Options{}.Open(addr) }
+
+// Open opens the TPM at addr as the function Open does.
+func (o Options) Open(addr string) (*TPM, error) {
+	if o.Timeout <= 0 {
+		o.Timeout = 30 * time.Second
+	}
+	l, err := dial(addr, o.Timeout)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open TPM %s: %w", addr, err)
+	}
+	t := &TPM{link: l, opt: o, ak: key{template: akTemplate()}, device: key{template: deviceTemplate()}}
+	// A TPM 1.2 answers too, with an error of its own.
+	if _, err := t.property(tpm2.TPMPTFamilyIndicator); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot open TPM %s: %w", addr, err)
+	}
+	return t, nil
+}
+
+// Close flushes the keys from the TPM and ends the connection. Closing twice is
+// no error.
+func (t *TPM) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.link == nil {
+		return nil
+	}
+	err := errors.Join(t.flush(&t.ak), t.flush(&t.device), t.link.Close())
+	t.link = nil
+	if err != nil {
+		return fmt.Errorf("cannot close TPM: %w", err)
+	}
+	return nil
+}
+
+// lock begins an operation; it fails on a closed TPM. On success the caller
+// unlocks t.mu.
+func (t *TPM) lock() error {
+	t.mu.Lock()
+	if t.link == nil {
+		t.mu.Unlock()
+		return fmt.Errorf("the TPM: %w", os.ErrClosed)
+	}
+	return nil
+}
+
+func (t *TPM) property(p tpm2.TPMPT) (uint32, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(p), PropertyCount: 1}.Execute(t.link)
+	if err != nil {
+		return 0, err
+	}
+	list, err := rsp.CapabilityData.Data.TPMProperties()
+	if err != nil {
+		return 0, err
+	}
+	if len(list.TPMProperty) != 1 || list.TPMProperty[0].Property != p {
+		return 0, fmt.Errorf("the TPM does not know its property %#x", uint32(p))
+	}
+	return list.TPMProperty[0].Value, nil
+}
+
+// A key is a primary key of the endorsement hierarchy, loaded while it is in use.
+type key struct {
+	template tpm2.TPMTPublic
+	handle   tpm2.TPMHandle // 0 while not loaded
+	name     tpm2.TPM2BName
+	public   []byte // TPMT_PUBLIC as the TPM made it
+}
+
+// auth is the key as a command names it. The keys have no password: possession
+// of the TPM is what they prove.
+func (k *key) auth() tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: k.handle, Name: k.name, Auth: tpm2.PasswordAuth(nil)}
+}
+
+func (t *TPM) endorsement() tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(t.opt.EndorsementAuth)}
+}
+
+// load makes the key with TPM2_CreatePrimary (part 3, 24.1) unless it is there.
+func (t *TPM) load(k *key) error {
+	if k.handle != 0 {
+		return nil
+	}
+	rsp, err := tpm2.CreatePrimary{PrimaryHandle: t.endorsement(), InPublic: tpm2.New2B(k.template)}.Execute(t.link)
+	if err != nil {
+		return fmt.Errorf("cannot make key: %w", err)
+	}
+	k.handle, k.name, k.public = rsp.ObjectHandle, rsp.Name, rsp.OutPublic.Bytes()
+	return nil
+}
+
+func (t *TPM) flush(k *key) error {
+	if k.handle == 0 {
+		return nil
+	}
+	_, err := tpm2.FlushContext{FlushHandle: k.handle}.Execute(t.link)
+	k.handle = 0
+	return err
+}
+
+// use runs f with keys loaded. When the TPM is full, or no longer has one of them
+// as after its reset, it is tried a second time with keys made anew.
+func (t *TPM) use(f func() error, keys ...*key) error {
+	try := func() error {
+		for _, k := range keys {
+			if err := t.load(k); err != nil {
+				return err
+			}
+		}
+		return f()
+	}
+	err := try()
+	switch {
+	case full(err):
+		if err := t.evict(); err != nil {
+			return err
+		}
+	case !lost(err):
+		return err
+	}
+	for _, k := range keys {
+		k.handle = 0
+	}
+	return try()
+}
+
+func full(err error) bool {
+	return errors.Is(err, tpm2.TPMRCObjectMemory) || errors.Is(err, tpm2.TPMRCSessionMemory) || errors.Is(err, tpm2.TPMRCSessionHandles)
+}
+
+func lost(err error) bool {
+	var rc tpm2.TPMRC
+	if errors.As(err, &rc) && rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceH6 {
+		return true
+	}
+	return errors.Is(err, errOtherKey)
+}
+
+// evict makes room in a TPM without a resource manager, where a killed process
+// leaves its objects and sessions behind. Behind /dev/tpmrm0 it sees only what is
+// ours. A process that loses a key by it makes it anew.
+func (t *TPM) evict() error {
+	t.ak.handle, t.device.handle = 0, 0
+	for _, class := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTLoadedSession} {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(class) << 24, PropertyCount: 64}.Execute(t.link)
+		if err != nil {
+			return fmt.Errorf("cannot list loaded objects: %w", err)
+		}
+		list, err := rsp.CapabilityData.Data.Handles()
+		if err != nil {
+			return fmt.Errorf("cannot list loaded objects: %w", err)
+		}
+		for _, h := range list.Handle {
+			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil {
+				return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
+			}
+		}
+	}
+	return nil
+}
