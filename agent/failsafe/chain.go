@@ -1,0 +1,284 @@
+package failsafe
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// work runs the chain whenever the phase changes, and looks at a paused device
+// every holdEvery.
+func (e *Enforcer) work(ctx context.Context) {
+	hold := time.NewTicker(holdEvery)
+	defer hold.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.kick:
+		case <-hold.C:
+		}
+		e.settle(ctx)
+	}
+}
+
+// settle makes the device what the latch says, until the phase holds still.
+func (e *Enforcer) settle(ctx context.Context) {
+	for ctx.Err() == nil {
+		e.mu.Lock()
+		rec := e.rec
+		if rec.Phase == PhaseClear {
+			e.mu.Unlock()
+			return
+		}
+		job, cancel := context.WithCancel(ctx)
+		e.stop = cancel
+		e.mu.Unlock()
+		if rec.Phase == PhaseResuming {
+			e.undo(job, rec)
+		} else {
+			e.apply(job, rec.PauseID)
+		}
+		e.mu.Lock()
+		e.stop = nil
+		same := bytes.Equal(e.rec.PauseID, rec.PauseID) && e.rec.Phase.latched() && rec.Phase.latched()
+		e.mu.Unlock()
+		cancel()
+		if same {
+			return
+		}
+	}
+}
+
+// apply does the steps of pause id, or what is left of them to do.
+func (e *Enforcer) apply(ctx context.Context, id []byte) {
+	e.mu.Lock()
+	if e.rec.Phase == PhasePausing || len(e.effects) == 0 {
+		if steps := len(e.rec.Steps); !bytes.Equal(e.rec.Manifest, e.manifestDigest()) {
+			e.plan(&e.rec)
+			if len(e.rec.Steps) != steps {
+				e.save()
+			}
+		}
+	}
+	steps := slices.Clone(e.rec.Steps)
+	told := bytes.Equal(e.told, id)
+	e.mu.Unlock()
+	for i, s := range steps {
+		if told && s.Reaction.Do == reference.Tell {
+			continue
+		}
+		effect := e.do(s.Reaction, func(ctx context.Context) (string, error) {
+			return e.hands.pause(ctx, s.Reaction, id, func() error { return e.mustUndo(id, i) })
+		}, ctx)
+		e.mu.Lock()
+		if !e.rec.Phase.latched() || !bytes.Equal(e.rec.PauseID, id) || ctx.Err() != nil {
+			e.mu.Unlock()
+			return
+		}
+		e.observed(i, effect)
+		e.mu.Unlock()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = id
+	if e.rec.Phase == PhasePausing && bytes.Equal(e.rec.PauseID, id) {
+		e.rec.Phase = PhasePaused
+		e.save()
+	}
+}
+
+func (e *Enforcer) manifestDigest() []byte {
+	if e.policy.ref == nil {
+		return nil
+	}
+	d := e.policy.ref.Digest()
+	return d[:]
+}
+
+// save writes the present record to both copies. It is called with mu held.
+func (e *Enforcer) save() {
+	e.degrade("latch", errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec)))
+}
+
+// mustUndo records that step i of pause id has something to undo.
+func (e *Enforcer) mustUndo(id []byte, i int) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !bytes.Equal(e.rec.PauseID, id) || e.rec.Steps[i].Undo {
+		return nil
+	}
+	e.rec.Steps = slices.Clone(e.rec.Steps)
+	e.rec.Steps[i].Undo = true
+	err := errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec))
+	e.degrade("latch", err)
+	return err
+}
+
+// observed notes the effect of step i. When a step is looked at again and
+// nothing has changed, the first effect stays.
+func (e *Enforcer) observed(i int, effect Effect) {
+	for len(e.effects) <= i {
+		e.effects = append(e.effects, Effect{})
+	}
+	if old := e.effects[i]; old.Kind == effect.Kind && old.Done == effect.Done {
+		return
+	}
+	e.effects[i] = effect
+	level := e.log.Info
+	if !effect.Done {
+		level = e.log.Error
+	}
+	level("step", "do", effect.Kind, "target", effect.Target, "done", effect.Done, "observed", effect.Observed, "ms", effect.Millis)
+}
+
+// do runs one step within its deadline.
+func (e *Enforcer) do(r reference.Reaction, f func(context.Context) (string, error), ctx context.Context) Effect {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Deadline)*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	words, err := f(ctx)
+	if err != nil {
+		words = err.Error()
+	}
+	return Effect{Kind: r.Do, Target: r.Target, Done: err == nil, Observed: clip(words, maxObserved), Millis: time.Since(start).Milliseconds()}
+}
+
+// undo runs the reverse chain of a resume that was accepted, and clears the
+// latch. A step that cannot be undone is shown and does not keep the device
+// paused: the operator has decided, and sees it.
+func (e *Enforcer) undo(ctx context.Context, rec record) {
+	// As long as the TPM says paused, a restart comes back paused.
+	e.writeNV()
+	e.mu.Lock()
+	e.effects = nil
+	e.mu.Unlock()
+	n := 0
+	for _, s := range slices.Backward(rec.Steps) {
+		if !s.Undo {
+			continue
+		}
+		effect := e.do(s.Reaction, func(ctx context.Context) (string, error) {
+			return e.hands.resume(ctx, s.Reaction, rec.PauseID)
+		}, ctx)
+		e.mu.Lock()
+		if e.rec.Phase != PhaseResuming || ctx.Err() != nil {
+			e.mu.Unlock()
+			return
+		}
+		e.observed(n, effect)
+		e.mu.Unlock()
+		n++
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rec.Phase != PhaseResuming || ctx.Err() != nil {
+		return
+	}
+	e.rec = record{Version: 1, Phase: PhaseClear}
+	e.told = nil
+	delete(e.degraded, "state")
+	e.save()
+	e.log.Warn("resumed", "pause", fmt.Sprintf("%x", rec.PauseID))
+}
+
+// keepNV keeps the TPM in step with the latch. A TPM takes its time, so no step
+// waits for it; only a resume does.
+func (e *Enforcer) keepNV(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.nvKick:
+			e.writeNV()
+		}
+	}
+}
+
+// writeNV writes what the TPM has to say, when it changes: its cells wear.
+func (e *Enforcer) writeNV() {
+	if e.cfg.NV == nil {
+		return
+	}
+	e.nvMu.Lock()
+	defer e.nvMu.Unlock()
+	e.mu.Lock()
+	want := nvBytes(e.rec)
+	e.mu.Unlock()
+	if bytes.Equal(want, e.nvSaid) {
+		return
+	}
+	err := e.cfg.NV.WriteLatch(want)
+	if err != nil {
+		err = fmt.Errorf("cannot write the latch in the TPM, the files alone hold it: %w", err)
+	} else {
+		e.nvSaid = want
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.degrade("tpm", err)
+}
+
+// lives takes a sign of life of the measuring process.
+func (e *Enforcer) lives() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.life, e.alive = time.Now(), true
+	if e.silent {
+		e.silent = false
+		e.degrade("silence", nil)
+		notify(e.beat)
+	}
+}
+
+// watch is the dead man's switch, and opens the manifest anew from time to time.
+func (e *Enforcer) watch(ctx context.Context) {
+	reload := time.NewTicker(reloadEvery)
+	defer reload.Stop()
+	for {
+		next := time.NewTimer(e.silence(time.Now()))
+		select {
+		case <-ctx.Done():
+			next.Stop()
+			return
+		case <-reload.C:
+			e.reload()
+		case <-e.beat:
+		case <-next.C:
+		}
+		next.Stop()
+	}
+}
+
+// silence acts when the measuring process has been silent for too long. It
+// returns when to look again.
+func (e *Enforcer) silence(now time.Time) time.Duration {
+	e.mu.Lock()
+	if !e.policy.valid || e.policy.ref.Manifest().Silence == nil || e.silent {
+		e.mu.Unlock()
+		return reloadEvery
+	}
+	s := e.policy.ref.Manifest().Silence
+	after := time.Duration(s.After) * time.Millisecond
+	if !e.alive {
+		after = max(after, startGrace)
+	}
+	if left := e.life.Add(after).Sub(now); left > 0 {
+		e.mu.Unlock()
+		return left
+	}
+	e.silent = true
+	words := fmt.Sprintf("measuring process silent for %.1f s", now.Sub(e.life).Seconds())
+	e.degrade("silence", errors.New(words))
+	if s.Then == reference.Pause && !e.rec.Phase.latched() {
+		e.pause(words + "; the manifest asks for a pause") // unlocks
+		return reloadEvery
+	}
+	e.mu.Unlock()
+	return reloadEvery
+}

@@ -1,0 +1,269 @@
+package failsafe
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// hands do the steps of a reaction chain and look what came of them. Each step
+// is idempotent: where the effect is there already, nothing is done.
+type hands struct {
+	proc       string // "/proc"
+	cgroups    string // root of cgroup v2
+	appSocket  string
+	neverTouch []string
+
+	// The enforcer itself, which no step may stop.
+	ownCgroup string // "/system.slice/factsd-enforce.service"; "" without cgroup v2
+	ownExe    string
+}
+
+func newHands(cfg *Config) (*hands, error) {
+	h := &hands{proc: "/proc", cgroups: cfg.CgroupRoot, appSocket: cfg.AppSocket, neverTouch: cfg.NeverTouch}
+	var err error
+	if h.ownExe, err = os.Readlink("/proc/self/exe"); err != nil {
+		return nil, fmt.Errorf("cannot tell the own executable: %w", err)
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot tell the own cgroup: %w", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			h.ownCgroup = own
+		}
+	}
+	return h, nil
+}
+
+// errForbidden says that a step must not be done, whatever a manifest says.
+var errForbidden = errors.New("never to be touched")
+
+// forbidden refuses a step by the names in it.
+func (h *hands) forbidden(r reference.Reaction) error {
+	never := func(name string) error {
+		if slices.Contains(h.neverTouch, name) {
+			return fmt.Errorf("%s %s: %w: %s is on the list", r.Do, r.Target, errForbidden, name)
+		}
+		return nil
+	}
+	self := func(what string) error {
+		return fmt.Errorf("%s %s: %w: the enforcer itself is %s", r.Do, r.Target, errForbidden, what)
+	}
+	switch r.Do {
+	case reference.Freeze:
+		target := path.Clean("/" + r.Target)
+		switch {
+		case target == "/" || target != "/"+r.Target:
+			return fmt.Errorf("freeze %q: %w: it is the root, or not a clean path", r.Target, errForbidden)
+		case within(h.ownCgroup, target):
+			return self("in it")
+		}
+		for _, n := range h.neverTouch {
+			if other := path.Clean("/" + n); within(other, target) || within(target, other) {
+				return fmt.Errorf("freeze %s: %w: %s is on the list", r.Target, errForbidden, n)
+			}
+		}
+		for _, element := range strings.Split(r.Target, "/") {
+			if err := never(element); err != nil {
+				return err
+			}
+		}
+	case reference.Signal:
+		for _, exe := range executables(r.Target) {
+			if exe == h.ownExe {
+				return self("that executable")
+			}
+			if err := never(exe); err != nil {
+				return err
+			}
+		}
+	case reference.StopUnit:
+		return h.forbiddenUnit(r.Target)
+	}
+	return nil
+}
+
+// forbiddenUnit refuses a unit that is on the list, by itself or as the last
+// element of a cgroup, and the enforcer's own unit with the slices around it.
+func (h *hands) forbiddenUnit(unit string) error {
+	for _, n := range h.neverTouch {
+		if slices.Contains(strings.Split(n, "/"), unit) {
+			return fmt.Errorf("stop-unit %s: %w: %s is on the list", unit, errForbidden, n)
+		}
+	}
+	if slices.Contains(strings.Split(h.ownCgroup, "/"), unit) {
+		return fmt.Errorf("stop-unit %s: %w: the enforcer itself runs in it", unit, errForbidden)
+	}
+	return nil
+}
+
+// within reports whether the clean absolute path p is dir or below it.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// isExecutable reports whether an entry of the never-touch list may be an
+// executable. It may also be a cgroup that was written with a leading slash.
+func isExecutable(n string) bool { return strings.HasPrefix(n, "/") }
+
+// pause does one step. before is called once before something is done that
+// resume has to undo and that cannot be told afterwards. It returns what was
+// observed; the error says that the effect was not.
+func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, before func() error) (string, error) {
+	if err := h.forbidden(r); err != nil {
+		return "", err
+	}
+	switch r.Do {
+	case reference.Tell:
+		return h.tell(ctx, fmt.Sprintf("pause %x %d\n", id, r.Deadline))
+	case reference.Freeze:
+		if err := h.forbiddenBelow(r.Target); err != nil {
+			return "", err
+		}
+		return h.freeze(ctx, r.Target, true)
+	case reference.Signal:
+		return h.signal(ctx, r.Target, r.Signal)
+	case reference.StopUnit:
+		return h.stopUnit(ctx, r.Target, before)
+	}
+	return "", fmt.Errorf("step %d is unknown", r.Do)
+}
+
+// resume undoes one step.
+func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte) (string, error) {
+	if err := h.forbidden(r); err != nil {
+		return "", err
+	}
+	switch r.Do {
+	case reference.Tell:
+		return h.tell(ctx, fmt.Sprintf("resume %x\n", id))
+	case reference.Freeze:
+		return h.freeze(ctx, r.Target, false)
+	case reference.Signal:
+		return h.signal(ctx, r.Target, sigCont)
+	case reference.StopUnit:
+		return h.startUnit(ctx, r.Target)
+	}
+	return "", fmt.Errorf("step %d is unknown", r.Do)
+}
+
+// tell sends one line to the application and waits for the line "ok".
+func (h *hands) tell(ctx context.Context, line string) (string, error) {
+	if h.appSocket == "" {
+		return "", errors.New("no application socket is configured")
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", h.appSocket)
+	if err != nil {
+		return "", fmt.Errorf("cannot reach the application: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := io.WriteString(conn, line); err != nil {
+		return "", fmt.Errorf("cannot tell the application: %w", err)
+	}
+	answer, err := bufio.NewReader(io.LimitReader(conn, 64)).ReadString('\n')
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", errors.New("the application did not answer in time")
+	case err != nil:
+		return "", fmt.Errorf("cannot read the application's answer: %w", err)
+	case answer != "ok\n":
+		return "", fmt.Errorf("the application answered %q", answer)
+	}
+	return "the application answered ok", nil
+}
+
+// forbiddenBelow refuses to freeze a cgroup that holds a unit or an executable
+// on the list anywhere below it.
+func (h *hands) forbiddenBelow(target string) error {
+	if len(h.neverTouch) == 0 {
+		return nil
+	}
+	withExe := slices.ContainsFunc(h.neverTouch, isExecutable)
+	top := filepath.Join(h.cgroups, target)
+	err := filepath.WalkDir(top, func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			if errors.Is(err, os.ErrNotExist) {
+				return nil // gone in between, or not there: freezing says so
+			}
+			return err
+		}
+		if slices.Contains(h.neverTouch, d.Name()) {
+			return fmt.Errorf("freeze %s: %w: %s in it is on the list", target, errForbidden, d.Name())
+		}
+		if !withExe {
+			return nil
+		}
+		procs, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for pid := range strings.FieldsSeq(string(procs)) {
+			exe, _ := os.Readlink(filepath.Join(h.proc, pid, "exe"))
+			if exe = strings.TrimSuffix(exe, " (deleted)"); exe != "" && slices.Contains(h.neverTouch, exe) {
+				return fmt.Errorf("freeze %s: %w: process %s in it runs %s, which is on the list", target, errForbidden, pid, exe)
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errForbidden) {
+		return fmt.Errorf("cannot look into cgroup %s: %w", target, err)
+	}
+	return err
+}
+
+// freeze freezes or thaws a cgroup and waits until the kernel says that it is
+// so: freezing is asynchronous (Documentation/admin-guide/cgroup-v2.rst).
+func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string, error) {
+	want, words := []byte("frozen 0"), "thawed"
+	value := "0"
+	if freeze {
+		want, words, value = []byte("frozen 1"), "frozen", "1"
+	}
+	dir := filepath.Join(h.cgroups, target)
+	events, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if err != nil {
+		return "", fmt.Errorf("cannot reach cgroup: %w", err)
+	}
+	defer events.Close()
+	control, err := os.OpenFile(filepath.Join(dir, "cgroup.freeze"), os.O_RDWR, 0)
+	if err != nil {
+		return "", fmt.Errorf("cannot reach cgroup: %w", err)
+	}
+	defer control.Close()
+	// Written only where it is not so yet: a frozen parent shows in the events
+	// of its children, and not in their own setting.
+	now := make([]byte, 8)
+	if n, err := control.Read(now); err != nil || string(bytes.TrimSpace(now[:n])) != value {
+		if _, err := control.WriteAt([]byte(value), 0); err != nil {
+			return "", fmt.Errorf("cannot write cgroup.freeze: %w", err)
+		}
+	}
+	buf := make([]byte, 256)
+	for {
+		n, err := events.ReadAt(buf, 0)
+		if err != nil && err != io.EOF {
+			return "", fmt.Errorf("cannot read cgroup.events: %w", err)
+		}
+		if bytes.Contains(buf[:n], want) {
+			return words, nil
+		}
+		if err := waitChange(ctx, events); err != nil {
+			return "", fmt.Errorf("not %s in time: cgroup.events says %s", words, bytes.ReplaceAll(bytes.TrimSpace(buf[:n]), []byte("\n"), []byte(", ")))
+		}
+	}
+}
+

@@ -1,0 +1,187 @@
+package failsafe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sigStop = uint8(unix.SIGSTOP)
+	sigCont = uint8(unix.SIGCONT)
+)
+
+// executables returns the names under which the kernel may know target: as it
+// is, and with symbolic links resolved.
+func executables(target string) []string {
+	names := []string{target}
+	if real, err := filepath.EvalSymlinks(target); err == nil && real != target {
+		names = append(names, real)
+	}
+	return names
+}
+
+// A process is held by a pidfd, so that a signal never reaches another one that
+// has got its number since.
+type process struct {
+	pid int
+	fd  int
+}
+
+// find returns all processes that run one of the executables. The caller
+// closes them.
+func (h *hands) find(exes []string) ([]process, error) {
+	entries, err := os.ReadDir(h.proc)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	var out []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == 1 || pid == os.Getpid() || !h.runs(pid, exes) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			closeAll(out)
+			return nil, fmt.Errorf("cannot open process %d: %w", pid, err)
+		}
+		// Looked at again while it is held: now the number cannot change hands.
+		if !h.runs(pid, exes) {
+			unix.Close(fd)
+			continue
+		}
+		out = append(out, process{pid, fd})
+	}
+	return out, nil
+}
+
+func closeAll(ps []process) {
+	for _, p := range ps {
+		unix.Close(p.fd)
+	}
+}
+
+// runs reports whether pid runs one of the executables. An executable that was
+// replaced on the disk counts under its old name. Zombies have none.
+func (h *hands) runs(pid int, exes []string) bool {
+	exe, err := os.Readlink(filepath.Join(h.proc, strconv.Itoa(pid), "exe"))
+	return err == nil && slices.Contains(exes, strings.TrimSuffix(exe, " (deleted)"))
+}
+
+// stopped reports whether the process is in state T (proc_pid_stat(5)).
+func (h *hands) stopped(pid int) bool {
+	data, err := os.ReadFile(filepath.Join(h.proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	// The name in parentheses may itself hold parentheses.
+	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
+	return ok && strings.HasPrefix(rest, "T")
+}
+
+// lookEvery is how often processes are looked at while a signal takes effect:
+// the kernel does not announce a stop to anybody but the parent.
+const lookEvery = 2 * time.Millisecond
+
+// signal signals every process of an executable until a look at all of them
+// finds none that is not as it should be: stopped, running again, or gone.
+// Processes that appear in between are signalled too.
+func (h *hands) signal(ctx context.Context, target string, sig uint8) (string, error) {
+	exes := executables(target)
+	sent := map[int]bool{}
+	for {
+		ps, err := h.find(exes)
+		if err != nil {
+			return "", err
+		}
+		left := 0
+		for _, p := range ps {
+			asked := false
+			switch sig {
+			case sigStop:
+				asked = h.stopped(p.pid)
+			case sigCont:
+				asked = !h.stopped(p.pid)
+			}
+			if asked {
+				continue
+			}
+			left++
+			if sent[p.pid] && sig != sigStop && sig != sigCont {
+				continue // it has its time to end
+			}
+			if serr := unix.PidfdSendSignal(p.fd, unix.Signal(sig), nil, 0); serr != nil && !errors.Is(serr, unix.ESRCH) {
+				err = fmt.Errorf("cannot signal process %d: %w", p.pid, serr)
+			}
+			sent[p.pid] = true
+		}
+		closeAll(ps)
+		switch {
+		case err != nil:
+			return "", err
+		case left == 0:
+			return h.signalled(sig, len(ps), len(sent)), nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("%d of %d processes were not as they should be in time", left, len(ps))
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+func (h *hands) signalled(sig uint8, here, sent int) string {
+	switch sig {
+	case sigStop:
+		return fmt.Sprintf("%d processes stopped", here)
+	case sigCont:
+		return fmt.Sprintf("%d processes run again", here)
+	}
+	return fmt.Sprintf("%d processes ended, none is left", sent)
+}
+
+// waitChange waits until the kernel announces a change of a cgroup file since
+// it was last read, or ctx ends.
+func waitChange(ctx context.Context, f *os.File) error {
+	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("cannot wait: %w", err)
+	}
+	wake := os.NewFile(uintptr(end), "eventfd")
+	defer wake.Close()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		wake.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+		}
+	}()
+	for {
+		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(end), Events: unix.POLLIN}}
+		switch _, err := unix.Poll(fds, -1); {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("cannot wait: %w", err)
+		case fds[0].Revents != 0:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+	}
+}
