@@ -6,25 +6,27 @@ type Reason string
 
 // Reasons for a refusal, in the order in which they are checked.
 const (
-	ReasonSize        Reason = "size"             // more bytes than allowed
-	ReasonDecode      Reason = "decode"           // not the one encoding of a message
-	ReasonUnknown     Reason = "unknown-device"   // never enrolled
-	ReasonUnapproved  Reason = "not-approved"     // enrolled, and no operator approved
-	ReasonRevoked     Reason = "revoked"          // an operator revoked it
-	ReasonTopic       Reason = "topic"            // sent under another device's name
-	ReasonKey         Reason = "key"              // signed by another key than the device's
-	ReasonSignature   Reason = "signature"        // the signature is not valid
-	ReasonProtection  Reason = "protection"       // claims another key protection than it enrolled with
-	ReasonReplay      Reason = "replay"           // this very report was received before
-	ReasonFork        Reason = "fork"             // another report with this sequence, or on another predecessor, is known
-	ReasonNonce       Reason = "nonce"            // answers a challenge that was not asked
-	ReasonQuote       Reason = "quote"            // the quote is not valid or not bound to the report
-	ReasonNoQuote     Reason = "no-quote"         // a quote was due and did not come
-	ReasonManifest    Reason = "manifest"         // names a manifest that the verifier does not have
-	ReasonMeasRes     Reason = "measres"          // the comparison does not fit the manifest
-	ReasonCredential  Reason = "credential"       // the TPM did not open the credential
-	ReasonIdentity    Reason = "identity-changed" // enrolment under a known UEID with another key
-	ReasonCertificate Reason = "ek-certificate"   // the endorsement certificate does not verify
+	ReasonSize        Reason = "size"              // more bytes than allowed
+	ReasonDecode      Reason = "decode"            // not the one encoding of a message
+	ReasonUnknown     Reason = "unknown-device"    // never enrolled
+	ReasonUnapproved  Reason = "not-approved"      // enrolled, and no operator approved
+	ReasonRevoked     Reason = "revoked"           // an operator revoked it
+	ReasonTopic       Reason = "topic"             // sent under another device's name
+	ReasonKey         Reason = "key"               // signed by another key than the device's
+	ReasonSignature   Reason = "signature"         // the signature is not valid
+	ReasonProtection  Reason = "protection"        // claims another key protection than it enrolled with
+	ReasonReplay      Reason = "replay"            // this very report was received before
+	ReasonFork        Reason = "fork"              // another report with this sequence, or on another predecessor, is known
+	ReasonNonce       Reason = "nonce"             // answers a challenge that was not asked
+	ReasonQuote       Reason = "quote"             // the quote is not valid or not bound to the report
+	ReasonNoQuote     Reason = "no-quote"          // a quote was due and did not come
+	ReasonManifest    Reason = "manifest"          // names a manifest that the verifier does not have
+	ReasonMeasRes     Reason = "measres"           // the comparison does not fit the manifest
+	ReasonCredential  Reason = "credential"        // the TPM did not open the credential
+	ReasonIdentity    Reason = "identity-changed"  // enrolment under a known UEID with another key
+	ReasonCertificate Reason = "ek-certificate"    // the endorsement certificate does not verify
+	ReasonCertify     Reason = "key-certification" // the attestation key does not certify the device key
+	ReasonFull        Reason = "full"              // too many devices wait for approval
 )
 
 // Reasons for a finding in an accepted report.
@@ -42,6 +44,8 @@ const (
 	ReasonOldManifest  Reason = "old-manifest"  // the device uses an older manifest than the newest
 	ReasonBootState    Reason = "boot-state"    // the quoted PCRs are not among the accepted ones
 	ReasonBootUnknown  Reason = "boot-unproved" // the boot state has not been proved by a quote
+	ReasonBootHistory  Reason = "boot-history"  // boot count, boot seed and uptime contradict an earlier report
+	ReasonTPMRewind    Reason = "tpm-rewind"    // the TPM's reset count or clock went back
 	ReasonSilent       Reason = "silent"        // nothing has come for longer than the manifest allows
 	ReasonNote         Reason = "note"          // a degraded mode the device told of
 )

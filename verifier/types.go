@@ -65,48 +65,92 @@ func (e Enrolled) String() string {
 	return fmt.Sprintf("enrolled(%d)", uint8(e))
 }
 
-// A Device is what is known of one device.
+// A Device is what is known of one device. The keys are those of its stored form.
 type Device struct {
-	UEID       attest.UEID
-	Vendor     string
-	Model      string
-	Serial     string
-	Key        *cose.PublicKey
-	Protection attest.Protection
-	Identity   *attest.Identity // nil for a key file
-	Enrolled   Enrolled
-	AskedAt    int64 // Unix seconds, as all times here
-	ApprovedAt int64
-	ApprovedBy string
+	UEID       attest.UEID       `cbor:"1,keyasint"`
+	Vendor     string            `cbor:"2,keyasint"`
+	Model      string            `cbor:"3,keyasint"`
+	Serial     string            `cbor:"4,keyasint,omitempty"`
+	Key        *cose.PublicKey   `cbor:"5,keyasint"`
+	Protection attest.Protection `cbor:"6,keyasint"`
+	Identity   *attest.Identity  `cbor:"7,keyasint,omitempty"` // nil for a key file
+	Enrolled   Enrolled          `cbor:"8,keyasint"`
+	AskedAt    int64             `cbor:"9,keyasint"` // Unix seconds, as all times here
+	ProvedAt   int64             `cbor:"10,keyasint,omitempty"`
+	ApprovedAt int64             `cbor:"11,keyasint,omitempty"`
+	ApprovedBy string            `cbor:"12,keyasint,omitempty"`
+	RevokedAt  int64             `cbor:"13,keyasint,omitempty"` // also of the enrolment that this one replaced
+	EKProblem  string            `cbor:"14,keyasint,omitempty"` // why the endorsement certificate proves nothing; "" when it does
+	Secret     []byte            `cbor:"15,keyasint,omitempty"` // in the credential that its TPM has still to open, 32 bytes
+
+	// Chain counts approvals. A device that lost its state begins a new chain of
+	// reports; without an approval that is a fork.
+	Chain   uint64 `cbor:"16,keyasint,omitempty"`
+	First   uint64 `cbor:"17,keyasint,omitempty"` // lowest sequence of the chain that came
+	Missing uint64 `cbor:"18,keyasint,omitempty"` // reports between First and Sequence that did not come
+	GapAt   int64  `cbor:"19,keyasint,omitempty"` // when Missing rose last
 
 	// Of the newest report by sequence; zero before the first.
-	Sequence uint64
-	Digest   [32]byte
-	LastSeen int64 // when the newest message was accepted
-	Stage    reference.Stage
-	Tier     Tier
-	Findings []Finding
-	Pause    *attest.Pause // when paused
+	Sequence uint64          `cbor:"20,keyasint,omitempty"`
+	Digest   [32]byte        `cbor:"21,keyasint"`
+	LastSeen int64           `cbor:"22,keyasint,omitempty"` // when the newest message was accepted
+	Stage    reference.Stage `cbor:"23,keyasint,omitempty"`
+	Tier     Tier            `cbor:"24,keyasint,omitempty"`
+	Findings []Finding       `cbor:"25,keyasint,omitempty"`
+	Pause    *attest.Pause   `cbor:"26,keyasint,omitempty"` // when paused
+	Manifest *attest.Edition `cbor:"27,keyasint,omitempty"` // the reference it used
+	Boot     *Boot           `cbor:"28,keyasint,omitempty"`
+	Dropped  uint64          `cbor:"29,keyasint,omitempty"` // reports it ever dropped, as it says
+
+	Clock     *Clock     `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
+	Challenge *Challenge `cbor:"31,keyasint,omitempty"` // not yet answered
+}
+
+// A Boot is what the reports of one boot have shown.
+type Boot struct {
+	Seed   []byte `cbor:"1,keyasint"` // boot_id, 16 bytes
+	Count  uint64 `cbor:"2,keyasint,omitempty"`
+	Uptime uint64 `cbor:"3,keyasint,omitempty"` // seconds, in the newest report
+	// Quoted says that a valid quote came in this boot; State is what it showed.
+	Quoted bool     `cbor:"4,keyasint,omitempty"`
+	State  *Finding `cbor:"5,keyasint,omitempty"` // nil: the PCRs are among the accepted ones
+}
+
+// A Clock is what a quote says of its TPM's clock (TPM 2.0 part 2, 10.11.1).
+type Clock struct {
+	Sequence     uint64 `cbor:"1,keyasint"` // of the report with the quote
+	Clock        uint64 `cbor:"2,keyasint"` // ms
+	ResetCount   uint32 `cbor:"3,keyasint"`
+	RestartCount uint32 `cbor:"4,keyasint"`
+	Safe         bool   `cbor:"5,keyasint"` // false: it may have gone back after a power cut
+}
+
+// A Challenge waits for its answer.
+type Challenge struct {
+	Nonce []byte `cbor:"1,keyasint"` // 16 bytes
+	At    int64  `cbor:"2,keyasint"`
 }
 
 // A Finding is one thing that a person should know, in words.
 type Finding struct {
-	Code Reason // machine-readable
-	Tier Tier   // what it makes of the device
-	Text string // fact, value, limit, stage
+	Code Reason `cbor:"1,keyasint"`           // machine-readable
+	Tier Tier   `cbor:"2,keyasint,omitempty"` // what it makes of the device
+	Text string `cbor:"3,keyasint"`           // fact, value, limit, stage
 }
 
 // A Record is one accepted report.
 type Record struct {
 	Device     attest.UEID
+	Chain      uint64
 	Sequence   uint64
 	Digest     [32]byte // of the signed report
 	Previous   [32]byte // zero in the first
+	BootSeed   [16]byte
 	Kind       attest.Kind
 	Stage      reference.Stage
 	ReceivedAt int64
 	Quoted     bool   // a valid quote is bound to it
-	Message    []byte // as it came
+	Message    []byte // as it came; empty once it was dropped as too old
 	Tier       Tier
 	Findings   []Finding
 	Result     []byte // signed EAR

@@ -1,0 +1,220 @@
+package verifier
+
+import (
+	"fmt"
+
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// ResultProfile is the EAT profile of results (draft-ietf-rats-ear-03).
+const ResultProfile = "tag:ietf.org,2026:rats/ear#03"
+
+// MaxResultSize bounds a signed result in bytes: at most 800 findings of 512
+// bytes, and usually below 1000 bytes in all.
+const MaxResultSize = 512 << 10
+
+// A Result is an attestation result (EAR) about one device, as relying parties
+// get it. docs/result.cddl has the same.
+type Result struct {
+	IssuedAt int64                `cbor:"6,keyasint"`    // Unix seconds
+	Profile  string               `cbor:"265,keyasint"`  // ResultProfile
+	Submods  map[string]Appraisal `cbor:"266,keyasint"`  // one: UEID in hexadecimal
+	Verifier VerifierID           `cbor:"1004,keyasint"` //
+}
+
+// A VerifierID says which software appraised.
+type VerifierID struct {
+	Developer string `cbor:"0,keyasint"`
+	Build     string `cbor:"1,keyasint"`
+}
+
+// An Appraisal is what was made of one report.
+type Appraisal struct {
+	Nonce    []byte               `cbor:"10,keyasint,omitempty"`   // of the challenge that the report answers
+	Status   Tier                 `cbor:"1000,keyasint"`           // never better than the worst entry of the vector
+	Vector   map[Trustworthy]int8 `cbor:"1001,keyasint,omitempty"` // entries without an assertion are left out
+	Policies []string             `cbor:"1003,keyasint,omitempty"` // the manifest that was the reference
+	Details  Details              `cbor:"-65538,keyasint"`         // private claim
+}
+
+// Details is what EAR has no claim for.
+type Details struct {
+	Sequence   uint64            `cbor:"1,keyasint"` // of the report
+	Digest     []byte            `cbor:"2,keyasint"` // SHA-256 of the signed report
+	Stage      reference.Stage   `cbor:"3,keyasint"`
+	Protection attest.Protection `cbor:"4,keyasint"` // where the device key lives
+	Quoted     bool              `cbor:"5,keyasint"` // a TPM quote is bound to the report
+	Findings   []ResultFinding   `cbor:"6,keyasint,omitempty"`
+}
+
+// A ResultFinding is a finding in a result.
+type ResultFinding struct {
+	_    struct{} `cbor:",toarray"`
+	Code Reason
+	Tier Tier
+	Text string
+}
+
+// Trustworthy is an entry of the trustworthiness vector (draft-ietf-rats-ar4si).
+type Trustworthy uint8
+
+// The entries that this verifier makes claims about.
+const (
+	InstanceIdentity Trustworthy = 0
+	Configuration    Trustworthy = 1
+	Executables      Trustworthy = 2
+	Hardware         Trustworthy = 4
+)
+
+// Values of the vector. Those below 0 are this verifier's own; their tier
+// follows from the range (AR4SI section 2.3.3).
+const (
+	trusted        = 2    // recognised, and not known to be compromised; for the configuration: as approved
+	approvedBoot   = 3    // executables: approved files were loaded at boot time
+	keyInFile      = -2   // instance identity: recognised by a key in a file
+	aDeviation     = -33  // configuration: a value is out of its operating range
+	notAppraised   = -34  // configuration: something could not be appraised
+	noReference    = -35  // configuration: there is no manifest
+	oldReference   = -36  // configuration: the manifest is not the newest, or ended
+	reportsMissing = -37  // configuration: reports are missing or were dropped
+	degraded       = -38  // configuration: the device told of a degraded mode, or is not admitted yet
+	bootUnproved   = -39  // executables: no quote proves the state of this boot
+	wentBack       = -40  // hardware: TPM clock or boot history went back
+	anExtreme      = -97  // configuration: a fail-safe extreme is crossed
+	notAdmitted    = -98  // configuration: the integration comparison failed
+	isPaused       = -99  // configuration: the device is paused
+	falseClaim     = -100 // executables: the device's claim is better than its facts
+	unknownBoot    = -101 // executables: the quoted PCRs are not among the accepted ones
+	doubtfulClaim  = -41  // executables: the device's claim is worse than its facts
+)
+
+// tierOf returns the tier of a value of the vector.
+func tierOf(value int8) Tier {
+	switch {
+	case value >= 96 || value <= -97:
+		return TierContraindicated
+	case value >= 32 || value <= -33:
+		return TierWarning
+	case value >= 2 || value <= -2:
+		return TierAffirming
+	}
+	return TierNone
+}
+
+// entries says which entry of the vector a finding goes to, as warning and as
+// contraindication; 0 stands for none.
+var entries = map[Reason]struct {
+	entry                     Trustworthy
+	warning, contraindication int8
+}{
+	ReasonDeviates:     {Configuration, aDeviation, 0},
+	ReasonNotAppraised: {Configuration, notAppraised, 0},
+	ReasonExtreme:      {Configuration, 0, anExtreme},
+	ReasonPaused:       {Configuration, 0, isPaused},
+	ReasonIntegration:  {Configuration, degraded, notAdmitted},
+	ReasonClaim:        {Executables, doubtfulClaim, falseClaim},
+	ReasonGap:          {Configuration, reportsMissing, 0},
+	ReasonDropped:      {Configuration, reportsMissing, 0},
+	ReasonNoReference:  {Configuration, noReference, 0},
+	ReasonOldManifest:  {Configuration, oldReference, 0},
+	ReasonBootState:    {Executables, 0, unknownBoot},
+	ReasonBootUnknown:  {Executables, bootUnproved, 0},
+	ReasonBootHistory:  {Hardware, wentBack, 0},
+	ReasonTPMRewind:    {Hardware, wentBack, 0},
+	ReasonNote:         {Configuration, degraded, 0},
+}
+
+// vector returns the trustworthiness vector: what is good first, then the worst
+// of what was found in its place.
+func (j *judge) vector(boot *Boot) map[Trustworthy]int8 {
+	d := j.device
+	vec := map[Trustworthy]int8{InstanceIdentity: keyInFile}
+	if d.Identity != nil {
+		vec[InstanceIdentity] = trusted
+		if d.EKProblem == "" {
+			vec[Hardware] = trusted
+		}
+		if boot.Quoted && boot.State == nil {
+			vec[Executables] = approvedBoot
+		}
+	}
+	if j.ref != nil {
+		vec[Configuration] = trusted
+	}
+	for _, f := range j.found {
+		e, ok := entries[f.Code]
+		if !ok || f.Tier < TierWarning {
+			continue
+		}
+		value := e.warning
+		if f.Tier == TierContraindicated {
+			value = e.contraindication
+		}
+		if old, set := vec[e.entry]; value != 0 && (!set || tierOf(value) > tierOf(old)) {
+			vec[e.entry] = value
+		}
+	}
+	return vec
+}
+
+// result returns the attestation result of a judged report.
+func (j *judge) result(build string, tier Tier, boot *Boot) *Result {
+	d, b := j.device, &j.report.Body
+	digest := j.verified.Digest()
+	a := Appraisal{
+		Nonce: j.report.Nonce, Status: tier, Vector: j.vector(boot),
+		Details: Details{Sequence: b.Sequence, Digest: digest[:], Stage: b.Stage, Protection: d.Protection, Quoted: j.quote != nil},
+	}
+	for _, value := range a.Vector {
+		a.Status = max(a.Status, tierOf(value))
+	}
+	if j.ref != nil {
+		m := j.ref.Manifest()
+		a.Policies = []string{fmt.Sprintf("manifest %s %s %d sha-256 %x", m.Vendor, m.Model, m.Sequence, j.ref.Digest())}
+	}
+	for _, f := range j.found {
+		a.Details.Findings = append(a.Details.Findings, ResultFinding{Code: f.Code, Tier: f.Tier, Text: f.Text})
+	}
+	return &Result{
+		IssuedAt: j.now, Profile: ResultProfile, Submods: map[string]Appraisal{d.UEID.String(): a},
+		Verifier: VerifierID{Developer: "miotfacts", Build: build},
+	}
+}
+
+func (v *Verifier) sign(r *Result) ([]byte, error) {
+	payload, err := cose.Encode(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign result: %w", err)
+	}
+	return v.cfg.Result.Sign(cose.Result, payload)
+}
+
+// OpenResult verifies a signed result with the verifier's key, for relying
+// parties and tests.
+func OpenResult(data []byte, key *cose.PublicKey) (*Result, error) {
+	u, err := cose.Parse(data, MaxResultSize)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open result: %w", err)
+	}
+	payload, err := u.Verify(cose.Result, key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open result: %w", err)
+	}
+	r := new(Result)
+	if err := cose.Decode(payload, MaxResultSize, r); err != nil {
+		return nil, fmt.Errorf("cannot open result: %w", err)
+	}
+	if r.Profile != ResultProfile || len(r.Submods) != 1 {
+		return nil, fmt.Errorf("cannot open result: profile %q with %d submodules", r.Profile, len(r.Submods))
+	}
+	for _, a := range r.Submods {
+		for entry, value := range a.Vector {
+			if tierOf(value) > a.Status {
+				return nil, fmt.Errorf("cannot open result: status %s is better than entry %d of the vector, %d", a.Status, entry, value)
+			}
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,349 @@
+package verifier
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// ErrNotFound says that a store does not have what was asked for.
+var ErrNotFound = errors.New("not found")
+
+// Devices remembers who is known. What a method of a store has returned without
+// an error survives a crash and a loss of power.
+type Devices interface {
+	Device(id attest.UEID) (*Device, error) // ErrNotFound
+	Devices() ([]Device, error)             // in the order of their UEIDs
+	Save(d *Device) error
+}
+
+// Reports remembers what devices said.
+type Reports interface {
+	// Neighbours finds the report with this digest, in any chain of the device,
+	// and those at and around sequence in the chain.
+	Neighbours(id attest.UEID, chain, sequence uint64, digest [32]byte) (Neighbours, error)
+	// BootReport returns the message of the newest boot report or challenge answer
+	// of a boot: these carry the boot facts. ErrNotFound.
+	BootReport(id attest.UEID, chain uint64, seed [16]byte) ([]byte, error)
+	// Accept stores a report and what the device has become, both or neither.
+	Accept(d *Device, r *Record) error
+}
+
+// Refusals remembers what was not accepted, as far back as it likes.
+type Refusals interface {
+	Refuse(r *Refused) error
+}
+
+// A Store remembers the fleet; store.Store is one.
+type Store interface {
+	Devices
+	Reports
+	Refusals
+}
+
+// Neighbours are what is stored around a report.
+type Neighbours struct {
+	Known             bool // this very report
+	Before, At, After *Link
+}
+
+// A Link is a report's place in the chain.
+type Link struct {
+	Sequence         uint64
+	Digest, Previous [32]byte
+}
+
+// Config is a verifier's policy and its keys.
+type Config struct {
+	// References are the editions of manifests that devices may use, opened under
+	// the manufacturers' keys. The newest of a vendor and model is the one they
+	// should use.
+	References []*reference.Reference
+	// NoReferences says that reports are to be accepted without any manifest. It
+	// has to be said: a verifier that appraises nothing is a decision.
+	NoReferences bool
+
+	EKRoots       *x509.CertPool // that sign endorsement certificates; nil for none
+	RequireEKCert bool           // refuse TPMs whose certificate is missing or of an unknown root
+
+	Result  *cose.Signer // signs results
+	Command *cose.Signer // signs challenges; nil: none can be made
+	Build   string       // name and version, for results
+
+	MaxWaiting int         // devices that wait for approval at a time; 0 for 1000
+	Changed    func(Event) // called after each change is stored; may be nil, must not block
+}
+
+// An Event tells that something changed.
+type Event struct {
+	Device   string   // UEID in hexadecimal; "" with Refused
+	Sequence uint64   // of the newest report
+	Refused  *Refused // or what was refused
+}
+
+// Lifetimes of a challenge in seconds: an answer counts for so long, and the
+// command is signed as valid from a little earlier for devices whose clocks lag.
+const (
+	challengeLife = 300
+	clockSkew     = 300
+)
+
+// A Verifier checks, appraises and decides. It is safe for concurrent use.
+type Verifier struct {
+	cfg    Config
+	store  Store
+	byHash map[[32]byte]*reference.Reference
+	newest map[model]*reference.Reference
+
+	locks   [64]sync.Mutex // by device, so that one report of it is judged at a time
+	mu      sync.Mutex
+	waiting map[attest.UEID]bool
+}
+
+type model struct{ vendor, model string }
+
+// New returns a verifier over what store remembers. It refuses a policy that
+// checks nothing.
+func New(cfg Config, store Store) (*Verifier, error) {
+	switch {
+	case store == nil:
+		return nil, errors.New("cannot verify without a store")
+	case cfg.Result == nil:
+		return nil, errors.New("cannot verify without a key that signs results")
+	case len(cfg.References) == 0 && !cfg.NoReferences:
+		return nil, errors.New("cannot verify without a manifest: nothing would be appraised")
+	case cfg.RequireEKCert && cfg.EKRoots == nil:
+		return nil, errors.New("cannot require endorsement certificates without their roots")
+	}
+	if cfg.MaxWaiting == 0 {
+		cfg.MaxWaiting = 1000
+	}
+	v := &Verifier{cfg: cfg, store: store, byHash: map[[32]byte]*reference.Reference{}, newest: map[model]*reference.Reference{}, waiting: map[attest.UEID]bool{}}
+	for _, r := range cfg.References {
+		m := r.Manifest()
+		k := model{m.Vendor, m.Model}
+		v.byHash[r.Digest()] = r
+		old := v.newest[k]
+		if old != nil && old.Manifest().Sequence == m.Sequence && old.Digest() != r.Digest() {
+			return nil, fmt.Errorf("cannot verify with two manifests of %s %s that both have sequence %d", m.Vendor, m.Model, m.Sequence)
+		}
+		if old == nil || m.Sequence > old.Manifest().Sequence {
+			v.newest[k] = r
+		}
+	}
+	known, err := store.Devices()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read devices: %w", err)
+	}
+	for i := range known {
+		v.wait(&known[i])
+	}
+	return v, nil
+}
+
+// wait counts the devices that wait for approval.
+func (v *Verifier) wait(d *Device) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if d.Enrolled == Asked || d.Enrolled == Proved {
+		v.waiting[d.UEID] = true
+	} else {
+		delete(v.waiting, d.UEID)
+	}
+}
+
+func (v *Verifier) full(id attest.UEID) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.waiting) >= v.cfg.MaxWaiting && !v.waiting[id]
+}
+
+func (v *Verifier) lock(id attest.UEID) func() {
+	m := &v.locks[id[len(id)-1]%byte(len(v.locks))]
+	m.Lock()
+	return m.Unlock
+}
+
+// save stores d, and tells.
+func (v *Verifier) save(d *Device) error {
+	if err := v.store.Save(d); err != nil {
+		return fmt.Errorf("cannot store device %s: %w", d.UEID, err)
+	}
+	v.wait(d)
+	v.tell(Event{Device: d.UEID.String(), Sequence: d.Sequence})
+	return nil
+}
+
+func (v *Verifier) tell(e Event) {
+	if v.cfg.Changed != nil {
+		v.cfg.Changed(e)
+	}
+}
+
+// A Delivery is one message as a broker handed it over.
+type Delivery struct {
+	Client  string // the device that the broker authenticated; "" when it does not
+	Device  string // the second last element of the topic
+	Kind    string // the last element: "report", "alarm", "evidence" or "enrol"
+	Payload []byte
+}
+
+// A Reply is what is to happen after a message was dealt with.
+type Reply struct {
+	// Receipt says that the device need not keep the message: it is stored, or it
+	// will never be accepted.
+	Receipt bool
+	Down    []byte   // for the device's command topic, an attest.Down; nil for none
+	Refused *Refused // why the message was not accepted; nil when it was
+}
+
+// A refusal is why a message is not accepted.
+type refusal struct {
+	reason Reason
+	text   string
+}
+
+func (r *refusal) Error() string { return string(r.reason) + ": " + r.text }
+
+func refuse(reason Reason, format string, args ...any) error {
+	return &refusal{reason, fmt.Sprintf(format, args...)}
+}
+
+// Handle deals with one message from a device that came at now. A message that
+// is not accepted is no error: it is stored as refused. After an error nothing
+// is known to be stored, and the message must not be acknowledged.
+func (v *Verifier) Handle(now int64, m Delivery) (Reply, error) {
+	var reply Reply
+	var err error
+	switch m.Kind {
+	case "report", "alarm", "evidence":
+		err = v.report(now, m)
+	case "enrol":
+		reply.Down, err = v.enrol(now, m)
+	default:
+		err = refuse(ReasonTopic, "%q is no kind of message", clip(m.Kind))
+	}
+	var r *refusal
+	switch {
+	case err == nil:
+		reply.Receipt = true
+		return reply, nil
+	case !errors.As(err, &r):
+		return Reply{}, err
+	}
+	reply.Refused = &Refused{At: now, Device: clip(m.Device), Topic: clip(m.Kind), Reason: r.reason, Text: r.text, Size: len(m.Payload)}
+	if r.reason == ReasonReplay {
+		return Reply{Receipt: true, Refused: reply.Refused}, nil // a duplicate is how MQTT delivers at least once
+	}
+	if err := v.store.Refuse(reply.Refused); err != nil {
+		return Reply{}, fmt.Errorf("cannot store refusal: %w", err)
+	}
+	v.tell(Event{Refused: reply.Refused})
+	switch r.reason {
+	case ReasonUnknown, ReasonUnapproved, ReasonRevoked, ReasonManifest, ReasonFull:
+		// An operator may change that; until then the device keeps the message.
+	default:
+		reply.Receipt = true
+	}
+	return reply, nil
+}
+
+// clip bounds text from a stranger.
+func clip(s string) string { return attest.Clip(s, 64) }
+
+// Approve lets a device's reports count, from a new chain on. by is the
+// operator's name. It returns the message that tells the device.
+func (v *Verifier) Approve(now int64, id attest.UEID, by string) ([]byte, error) {
+	defer v.lock(id)()
+	d, err := v.store.Device(id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot approve device %s: %w", id, err)
+	}
+	switch {
+	case d.Enrolled == Approved:
+		return nil, fmt.Errorf("cannot approve device %s: %w: it is approved already", id, ErrState)
+	case d.ProvedAt == 0:
+		return nil, fmt.Errorf("cannot approve device %s: %w: its TPM has not opened the credential yet", id, ErrState)
+	case by == "" || len(by) > 64:
+		return nil, fmt.Errorf("cannot approve device %s: %w: say who approves, in at most 64 bytes", id, ErrState)
+	}
+	d.Enrolled, d.ApprovedAt, d.ApprovedBy, d.RevokedAt = Approved, now, by, 0
+	d.Chain++
+	d.First, d.Missing, d.GapAt, d.Sequence, d.Digest, d.LastSeen = 0, 0, 0, 0, [32]byte{}, 0
+	d.Stage, d.Tier, d.Findings, d.Pause, d.Manifest, d.Boot, d.Dropped = 0, 0, nil, nil, nil, nil, 0
+	d.Clock, d.Challenge = nil, nil
+	if err := v.save(d); err != nil {
+		return nil, err
+	}
+	return cose.Encode(attest.Down{Enrolled: true})
+}
+
+// ErrState says that what was asked for does not fit how far the device's
+// enrolment is.
+var ErrState = errors.New("not possible now")
+
+// Revoke takes an enrolment back. Nothing from the device counts any more.
+func (v *Verifier) Revoke(now int64, id attest.UEID) error {
+	defer v.lock(id)()
+	d, err := v.store.Device(id)
+	if err != nil {
+		return fmt.Errorf("cannot revoke device %s: %w", id, err)
+	}
+	d.Enrolled, d.RevokedAt, d.Challenge, d.Secret = Revoked, now, nil, nil
+	return v.save(d)
+}
+
+// Challenge makes a signed challenge. Its answer, with a quote where there is a
+// TPM, must come within five minutes. A second challenge replaces the first.
+func (v *Verifier) Challenge(now int64, id attest.UEID) ([]byte, error) {
+	defer v.lock(id)()
+	if v.cfg.Command == nil {
+		return nil, fmt.Errorf("cannot challenge device %s: %w: no key for commands is configured", id, ErrState)
+	}
+	d, err := v.store.Device(id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot challenge device %s: %w", id, err)
+	}
+	if d.Enrolled != Approved {
+		return nil, fmt.Errorf("cannot challenge device %s: %w: its enrolment is %q", id, ErrState, d.Enrolled)
+	}
+	nonce := make([]byte, 16)
+	rand.Read(nonce) // never fails
+	command, err := reference.SignCommand(&reference.Command{
+		Version: 1, Kind: reference.Challenge, Device: id[:], Nonce: nonce, NotBefore: now - clockSkew, NotAfter: now + challengeLife,
+	}, v.cfg.Command)
+	if err != nil {
+		return nil, fmt.Errorf("cannot challenge device %s: %w", id, err)
+	}
+	d.Challenge = &Challenge{Nonce: nonce, At: now}
+	if err := v.save(d); err != nil {
+		return nil, err
+	}
+	return cose.Encode(attest.Down{Command: command})
+}
+
+// Command wraps a signed command of an operator for a device. Its signature is
+// for the device to check: here only its form is.
+func (v *Verifier) Command(id attest.UEID, document []byte) ([]byte, error) {
+	d, err := v.store.Device(id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot forward command to device %s: %w", id, err)
+	}
+	if d.Enrolled != Approved {
+		return nil, fmt.Errorf("cannot forward command to device %s: %w: its enrolment is %q", id, ErrState, d.Enrolled)
+	}
+	u, err := cose.Parse(document, reference.MaxCommandSize)
+	if err != nil {
+		return nil, fmt.Errorf("cannot forward command to device %s: %w", id, err)
+	}
+	if u.Type() != cose.Command {
+		return nil, fmt.Errorf("cannot forward command to device %s: %w: %s", id, cose.ErrType, u.Type())
+	}
+	return cose.Encode(attest.Down{Command: document})
+}
