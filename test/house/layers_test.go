@@ -176,7 +176,7 @@ func TestForbiddenInFactsd(t *testing.T) {
 		{"testing", "a helper of tests has slipped into the product"},
 	}
 	linked := strings.Fields(string(goCommand(t, "list", "-deps", "./cmd/factsd")))
-	paths := []string{"list"}
+	paths := []string{"list", "-find"}
 	for _, f := range forbidden {
 		paths = append(paths, f.path)
 		for _, dep := range linked {
