@@ -229,8 +229,12 @@ func (s *signer) Public() crypto.PublicKey { return s.public }
 
 // Sign signs a SHA-256 digest with TPM2_Sign (part 3, 20.2).
 func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if opts.HashFunc() != crypto.SHA256 || len(digest) != sha256.Size {
-		return nil, fmt.Errorf("cannot sign digest of %d bytes made with %s: want SHA-256", len(digest), opts.HashFunc())
+	hash := crypto.SHA256 // go-cose gives no options; the digest's size tells
+	if opts != nil {
+		hash = opts.HashFunc()
+	}
+	if hash != crypto.SHA256 || len(digest) != sha256.Size {
+		return nil, fmt.Errorf("cannot sign digest of %d bytes made with %s: want SHA-256", len(digest), hash)
 	}
 	t := s.tpm
 	if err := t.lock(); err != nil {
