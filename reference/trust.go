@@ -282,7 +282,13 @@ func (t *Trust) KeySequence(o Owner) uint64 {
 
 // key returns the key id if it may sign for role and model now.
 func (t *Trust) key(id cose.KeyID, role Role, model string, now Interval) (*cose.PublicKey, error) {
-	for _, l := range t.lists {
+	// The list of the role's owner decides. The other one only tells better why
+	// not: all its keys have other roles.
+	for _, o := range []Owner{role.owner(), Manufacturer, Operator} {
+		l := t.lists[o]
+		if l == nil {
+			continue
+		}
 		for _, k := range l.Keys {
 			if k.Key.ID() != id {
 				continue

@@ -1,0 +1,318 @@
+package reference_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/reference/referencetest"
+)
+
+var update = flag.Bool("update", false, "write the vectors and fuzz seeds anew")
+
+const vectors = "../testdata/vectors"
+
+// fixed returns a signer that signs the same bytes for the same payload.
+func fixed(t testing.TB, name string) *cose.Signer {
+	t.Helper()
+	seed := sha256.Sum256([]byte("miotfacts test vector " + name))
+	s, err := cose.NewSigner(ed25519.NewKeyFromSeed(seed[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A world of fixed keys.
+type world struct {
+	root, operatorRoot, manifest, label, resume, command *cose.Signer
+	keys, operatorKeys                                   []byte
+}
+
+func fixedWorld(t testing.TB) *world {
+	w := &world{
+		root: fixed(t, "manufacturer root"), operatorRoot: fixed(t, "operator root"),
+		manifest: fixed(t, "manifest"), label: fixed(t, "label"), resume: fixed(t, "resume"), command: fixed(t, "command"),
+	}
+	pump := listed(w.manifest, reference.RoleManifest)
+	pump.Models = []string{"pump-1"}
+	lost := listed(w.label, reference.RoleLabel)
+	lost.RevokedFrom = now
+	w.keys = encodeAndSign(t, w.root, cose.KeyList, list(reference.Manufacturer, 1, pump, lost))
+	w.operatorKeys = encodeAndSign(t, w.operatorRoot, cose.KeyList, list(reference.Operator, 1,
+		listed(w.resume, reference.RoleResume), listed(w.command, reference.RoleCommand)))
+	return w
+}
+
+func (w *world) trust(t testing.TB) *reference.Trust {
+	t.Helper()
+	trust, err := reference.NewTrust(
+		reference.Root{Key: w.root.Public(), Owner: reference.Manufacturer},
+		reference.Root{Key: w.operatorRoot.Public(), Owner: reference.Operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+// A vector is a document and what becomes of it at the time now.
+type vector struct {
+	name   string // path below testdata/vectors, without its ending
+	data   []byte
+	open   func(*testing.T, []byte) error
+	reason error  // nil: accepted, or any error when words are given
+	words  string // in the text of a refusal
+}
+
+func (v vector) refusal() bool { return v.reason != nil || v.words != "" }
+
+// full is a manifest in which every field of the format is set.
+func full() *reference.Manifest {
+	m := referencetest.Example()
+	num := func(n int64) *int64 { return &n }
+	m.Boot = &reference.Boot{PCRs: []int{0, 2, 4, 7}, Accept: [][]byte{bytes.Repeat([]byte{0xab}, 32)}}
+	m.Integration = append(m.Integration,
+		reference.Rule{Fact: 10, Op: reference.Equal, Values: []facts.Value{facts.BoolValue(true)}},
+		reference.Rule{Fact: 12, Op: reference.Equal, Values: []facts.Value{facts.BytesValue(bytes.Repeat([]byte{0xcd}, 32))}},
+		reference.Rule{Fact: 110, Op: reference.OneOf, Values: []facts.Value{facts.TextValue("6.12.1"), facts.TextValue("6.12.2")}})
+	m.Operating = append(m.Operating,
+		reference.Rule{Fact: 80, Op: reference.SupersetOf, Values: []facts.Value{facts.SetValue([]string{"pump.service"})}},
+		reference.Rule{Fact: 50, Op: reference.Range, Min: num(-5000), Max: num(75000), Hold: 10000},
+		reference.Rule{Fact: 43, Op: reference.IsAbsent})
+	m.Reaction = append(m.Reaction,
+		reference.Reaction{Do: reference.Signal, Target: "/usr/bin/pump", Signal: 15, Deadline: 1000},
+		reference.Reaction{Do: reference.StopUnit, Target: "pump.service", Deadline: 10000})
+	return &m
+}
+
+func allVectors(t *testing.T, w *world) []vector {
+	manifest := func(t *testing.T, data []byte) error {
+		trust := w.trust(t)
+		if _, err := trust.AddKeys(w.keys); err != nil {
+			t.Fatal(err)
+		}
+		_, err := trust.OpenManifest(data, reference.Want{Vendor: "Example Medical", Model: "pump-1", AgentVersion: "0.1.0", Floor: 3}, reference.At(now))
+		return err
+	}
+	keys := func(t *testing.T, data []byte) error {
+		_, err := w.trust(t).AddKeys(data)
+		return err
+	}
+	device := bytes.Repeat([]byte{1}, 17)
+	order := func(kind reference.Kind) func(t *testing.T, data []byte) error {
+		return func(t *testing.T, data []byte) error {
+			trust := w.trust(t)
+			if _, err := trust.AddKeys(w.operatorKeys); err != nil {
+				t.Fatal(err)
+			}
+			_, err := trust.OpenCommand(data, kind, device, "pump-1", reference.At(now))
+			return err
+		}
+	}
+	change := func(f func(*reference.Manifest)) []byte {
+		m := full()
+		f(m)
+		return encodeAndSign(t, w.manifest, cose.Manifest, m)
+	}
+	resume := func(f func(*reference.Command)) []byte {
+		c := command()
+		f(c)
+		return encodeAndSign(t, w.resume, cose.Command, c)
+	}
+	signed := change(func(*reference.Manifest) {})
+	small := change(func(m *reference.Manifest) {
+		*m = reference.Manifest{
+			Version: 1, Vendor: m.Vendor, Model: m.Model, Sequence: 3, NotBefore: m.NotBefore, NotAfter: m.NotAfter,
+			Enforce: reference.Observe, ReportEvery: 60, Resume: m.Resume, Integration: m.Integration[:1],
+		}
+	})
+	challenge := resume(func(*reference.Command) {})
+	{
+		c := command()
+		c.Kind, c.Pause = reference.Challenge, nil
+		challenge = encodeAndSign(t, w.command, cose.Command, c)
+	}
+	manifestBy := func(s *cose.Signer) []byte { return encodeAndSign(t, s, cose.Manifest, full()) }
+	listBy := func(s *cose.Signer, l *reference.Keys) []byte { return encodeAndSign(t, s, cose.KeyList, l) }
+	return []vector{
+		{"manifest/full", signed, manifest, nil, ""},
+		{"manifest/small", small, manifest, nil, ""},
+		{"manifest/refused-unsigned", encode(t, full()), manifest, nil, "cannot parse signed document"},
+		{"manifest/refused-cut", signed[:len(signed)-1], manifest, nil, "cannot parse signed document"},
+		{"manifest/refused-trailing-byte", append(bytes.Clone(signed), 0), manifest, nil, "cannot parse signed document"},
+		{"manifest/refused-changed", flip(signed, len(signed)/2), manifest, cose.ErrSignature, ""},
+		{"manifest/refused-not-deterministic", signBytes(t, w.manifest, cose.Manifest, lengthen(t, full())), manifest, cose.ErrNotDeterministic, ""},
+		{"manifest/refused-unknown-field", signBytes(t, w.manifest, cose.Manifest, extend(t, full())), manifest, nil, "unknown field"},
+		{"manifest/refused-type", encodeAndSign(t, w.manifest, cose.Label, full()), manifest, cose.ErrType, ""},
+		{"manifest/refused-unknown-key", manifestBy(fixed(t, "stranger")), manifest, reference.ErrUnknownKey, ""},
+		{"manifest/refused-role", manifestBy(w.label), manifest, reference.ErrRole, ""},
+		{"manifest/refused-root", manifestBy(w.root), manifest, reference.ErrRole, "signs key lists only"},
+		{"manifest/refused-model", change(func(m *reference.Manifest) { m.Model = "pump-2" }), manifest, reference.ErrModel, ""},
+		{"manifest/refused-vendor", change(func(m *reference.Manifest) { m.Vendor = "Other" }), manifest, reference.ErrModel, ""},
+		{"manifest/refused-rollback", change(func(m *reference.Manifest) { m.Sequence = 2 }), manifest, reference.ErrRollback, ""},
+		{"manifest/refused-expired", change(func(m *reference.Manifest) { m.NotAfter = now - 1 }), manifest, reference.ErrExpired, ""},
+		{"manifest/refused-not-yet", change(func(m *reference.Manifest) { m.NotBefore = now + 1 }), manifest, reference.ErrNotYet, ""},
+		{"manifest/refused-agent", change(func(m *reference.Manifest) { m.MinAgent = "0.2.0" }), manifest, reference.ErrAgent, ""},
+		{"manifest/refused-content", change(func(m *reference.Manifest) { m.Integration = nil }), manifest, reference.ErrContent, "integration: no rule"},
+		{"manifest/refused-nesting", change(func(m *reference.Manifest) { *m.Operating[2].Max = 501 }), manifest, reference.ErrContent, "above the fail-safe maximum 500"},
+		{"keys/manufacturer", w.keys, keys, nil, ""},
+		{"keys/operator", w.operatorKeys, keys, nil, ""},
+		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},
+		{"keys/refused-owner", listBy(w.root, list(reference.Operator, 1)), keys, reference.ErrRole, ""},
+		{"keys/refused-role", listBy(w.root, list(reference.Manufacturer, 1, listed(w.resume, reference.RoleResume))), keys, reference.ErrContent, "cannot have role resume"},
+		{"keys/refused-twice", listBy(w.root, list(reference.Manufacturer, 1, listed(w.label, reference.RoleLabel), listed(w.label, reference.RoleManifest))), keys, reference.ErrContent, "listed twice"},
+		{"keys/refused-root-as-key", listBy(w.root, list(reference.Manufacturer, 1, listed(w.operatorRoot, reference.RoleManifest))), keys, reference.ErrRole, ""},
+		{"command/resume", resume(func(*reference.Command) {}), order(reference.Resume), nil, ""},
+		{"command/challenge", challenge, order(reference.Challenge), nil, ""},
+		{"command/refused-role", encodeAndSign(t, w.command, cose.Command, command()), order(reference.Resume), reference.ErrRole, ""},
+		{"command/refused-device", resume(func(c *reference.Command) { c.Device[16] = 2 }), order(reference.Resume), reference.ErrDevice, ""},
+		{"command/refused-expired", resume(func(c *reference.Command) { c.NotAfter = now - 1 }), order(reference.Resume), reference.ErrExpired, ""},
+		{"command/refused-no-pause", resume(func(c *reference.Command) { c.Pause = nil }), order(reference.Resume), reference.ErrContent, "pause id"},
+		{"command/refused-kind", challenge, order(reference.Resume), reference.ErrRole, ""},
+	}
+}
+
+// TestVectors holds the wire form: the bytes of every vector are those in
+// testdata, and each is accepted or refused for the reason written beside it.
+func TestVectors(t *testing.T) {
+	w := fixedWorld(t)
+	known := map[string]bool{}
+	for _, v := range allVectors(t, w) {
+		known[filepath.FromSlash(v.name)] = true
+		err := v.open(t, v.data)
+		switch {
+		case !v.refusal() && err != nil:
+			t.Errorf("%s: %v", v.name, err)
+		case v.refusal() && (err == nil || v.reason != nil && !errors.Is(err, v.reason) || !strings.Contains(err.Error(), v.words)):
+			t.Errorf("%s: %v, want %v %s", v.name, err, v.reason, v.words)
+		}
+		text := notation(t, v.data, err)
+		path := filepath.Join(vectors, filepath.FromSlash(v.name))
+		if *update {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path+".cbor", v.data, 0o644), os.WriteFile(path+".diag", text, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(path + ".cbor")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(golden, v.data) {
+			t.Errorf("%s.cbor holds other bytes: the wire form changed", v.name)
+		}
+		if golden, err = os.ReadFile(path + ".diag"); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(golden, text) {
+			t.Errorf("%s.diag does not say what the bytes are:\n%s", v.name, text)
+		}
+	}
+	for _, dir := range []string{"manifest", "keys", "command"} {
+		files, err := filepath.Glob(filepath.Join(vectors, dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			name, err := filepath.Rel(vectors, strings.TrimSuffix(f, filepath.Ext(f)))
+			if err != nil || !known[name] {
+				t.Errorf("%s is no vector of this test", f)
+			}
+		}
+	}
+}
+
+// notation says in diagnostic notation (RFC 8949 section 8) what data is, and
+// first what becomes of it.
+func notation(t *testing.T, data []byte, refusal error) []byte {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("/ accepted at " + fmt.Sprint(now) + " /\n")
+	if refusal != nil {
+		b.Reset()
+		b.WriteString("/ refused: " + refusal.Error() + " /\n")
+	}
+	outer, err := cbor.Diagnose(data)
+	if err != nil {
+		b.WriteString("/ not one well-formed item / h'" + hex.EncodeToString(data) + "'\n")
+		return []byte(b.String())
+	}
+	b.WriteString(outer + "\n")
+	if u, err := cose.Parse(data, reference.MaxManifestSize); err == nil {
+		payload, err := cbor.Diagnose(u.UnverifiedPayload())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString("/ payload /\n" + payload + "\n")
+	}
+	return []byte(b.String())
+}
+
+// TestIndependentReader lets another implementation read what is signed here:
+// Python's cbor2 decodes it and gives the same bytes again, openssl verifies the
+// signature over the Sig_structure that the script builds from RFC 9052.
+func TestIndependentReader(t *testing.T) {
+	const script = `
+import sys, cbor2
+data = open(sys.argv[1], "rb").read()
+tag = cbor2.loads(data)
+assert tag.tag == 18
+protected, unprotected, payload, signature = tag.value
+assert unprotected == {} and set(cbor2.loads(protected)) == {1, 4, 16}
+content = cbor2.loads(payload)
+assert cbor2.dumps(content, canonical=True) == payload
+aad = b"miotfacts " + cbor2.loads(protected)[16].encode()
+open(sys.argv[2], "wb").write(cbor2.dumps(["Signature1", protected, aad, payload]))
+open(sys.argv[3], "wb").write(signature)
+print(content[3] if len(sys.argv) > 4 else "ok")
+`
+	w := fixedWorld(t)
+	for _, tt := range []struct {
+		name string
+		key  *cose.Signer
+		args []string
+		want string
+	}{
+		{"manifest/full", w.manifest, []string{"model"}, "pump-1"},
+		{"keys/manufacturer", w.root, nil, "ok"},
+		{"command/resume", w.resume, nil, "ok"},
+	} {
+		dir := t.TempDir()
+		message, signature, public := filepath.Join(dir, "message"), filepath.Join(dir, "signature"), filepath.Join(dir, "public.pem")
+		text, err := tt.key.Public().PEM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(public, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := append([]string{"-c", script, filepath.Join(vectors, filepath.FromSlash(tt.name)+".cbor"), message, signature}, tt.args...)
+		out := tool(t, "python3-cbor2", "/usr/bin/python3", args...) // where Debian puts it
+		if strings.TrimSpace(out) != tt.want {
+			t.Errorf("%s: cbor2 reads %q, want %q", tt.name, out, tt.want)
+		}
+		tool(t, "openssl", "openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", message, "-sigfile", signature)
+	}
+}
+
+// tool runs a program of the Debian package apt and returns its output.
+func tool(t *testing.T, apt, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v (Debian package %s)\n%s", name, err, apt, out)
+	}
+	return string(out)
+}
