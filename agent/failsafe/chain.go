@@ -58,12 +58,10 @@ func (e *Enforcer) settle(ctx context.Context) {
 // apply does the steps of pause id, or what is left of them to do.
 func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	e.mu.Lock()
-	if e.rec.Phase == PhasePausing || len(e.effects) == 0 {
-		if steps := len(e.rec.Steps); !bytes.Equal(e.rec.Manifest, e.manifestDigest()) {
-			e.plan(&e.rec)
-			if len(e.rec.Steps) != steps {
-				e.save()
-			}
+	// A manifest that came during the pause adds to it.
+	if before := len(e.rec.Steps); e.rec.Phase.latched() {
+		if e.plan(&e.rec); len(e.rec.Steps) != before {
+			e.save()
 		}
 	}
 	steps := slices.Clone(e.rec.Steps)
@@ -73,9 +71,9 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 		if told && s.Reaction.Do == reference.Tell {
 			continue
 		}
-		effect := e.do(s.Reaction, func(ctx context.Context) (string, error) {
-			return e.hands.pause(ctx, s.Reaction, id, func() error { return e.mustUndo(id, i) })
-		}, ctx)
+		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
+			return e.hands.pause(ctx, s.Reaction, id, func() { e.mustUndo(id, i) })
+		})
 		e.mu.Lock()
 		if !e.rec.Phase.latched() || !bytes.Equal(e.rec.PauseID, id) || ctx.Err() != nil {
 			e.mu.Unlock()
@@ -93,31 +91,21 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	}
 }
 
-func (e *Enforcer) manifestDigest() []byte {
-	if e.policy.ref == nil {
-		return nil
-	}
-	d := e.policy.ref.Digest()
-	return d[:]
-}
-
 // save writes the present record to both copies. It is called with mu held.
 func (e *Enforcer) save() {
 	e.degrade("latch", errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec)))
 }
 
 // mustUndo records that step i of pause id has something to undo.
-func (e *Enforcer) mustUndo(id []byte, i int) error {
+func (e *Enforcer) mustUndo(id []byte, i int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !bytes.Equal(e.rec.PauseID, id) || e.rec.Steps[i].Undo {
-		return nil
+	if !bytes.Equal(e.rec.PauseID, id) || !e.rec.Phase.latched() || e.rec.Steps[i].Undo {
+		return
 	}
 	e.rec.Steps = slices.Clone(e.rec.Steps)
 	e.rec.Steps[i].Undo = true
-	err := errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec))
-	e.degrade("latch", err)
-	return err
+	e.save()
 }
 
 // observed notes the effect of step i. When a step is looked at again and
@@ -138,7 +126,7 @@ func (e *Enforcer) observed(i int, effect Effect) {
 }
 
 // do runs one step within its deadline.
-func (e *Enforcer) do(r reference.Reaction, f func(context.Context) (string, error), ctx context.Context) Effect {
+func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.Context) (string, error)) Effect {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Deadline)*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -163,9 +151,9 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 		if !s.Undo {
 			continue
 		}
-		effect := e.do(s.Reaction, func(ctx context.Context) (string, error) {
+		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
 			return e.hands.resume(ctx, s.Reaction, rec.PauseID)
-		}, ctx)
+		})
 		e.mu.Lock()
 		if e.rec.Phase != PhaseResuming || ctx.Err() != nil {
 			e.mu.Unlock()
@@ -184,6 +172,9 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 	e.told = nil
 	delete(e.degraded, "state")
 	e.save()
+	// Silence counts anew: who does not measure by then is paused again.
+	e.life, e.silent = time.Now(), false
+	notify(e.beat)
 	e.log.Warn("resumed", "pause", fmt.Sprintf("%x", rec.PauseID))
 }
 
@@ -207,15 +198,19 @@ func (e *Enforcer) writeNV() {
 	}
 	e.nvMu.Lock()
 	defer e.nvMu.Unlock()
+	want := e.nvSaid
 	e.mu.Lock()
-	want := nvBytes(e.rec)
-	e.mu.Unlock()
-	if bytes.Equal(want, e.nvSaid) {
-		return
+	want.Paused = e.rec.Phase.latched()
+	if e.rec.Phase != PhaseClear {
+		copy(want.PauseID[:], e.rec.PauseID)
 	}
-	err := e.cfg.NV.WriteLatch(want)
+	if e.policy.ref != nil {
+		want.Floor = max(want.Floor, e.policy.ref.Manifest().Sequence)
+	}
+	e.mu.Unlock()
+	err := e.cfg.NV.WriteLatch(want) // which writes nothing where nothing changes
 	if err != nil {
-		err = fmt.Errorf("cannot write the latch in the TPM, the files alone hold it: %w", err)
+		err = fmt.Errorf("the files alone hold the latch: %w", err)
 	} else {
 		e.nvSaid = want
 	}

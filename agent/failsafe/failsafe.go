@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
 )
@@ -80,12 +81,12 @@ type Enforcer struct {
 	latch latchStore
 	hands *hands
 
-	kick   chan struct{} // the phase changed; room for one
-	nvKick chan struct{} // the TPM may have to be written; room for one
-	beat   chan struct{} // life came back after silence; room for one
-	loadMu sync.Mutex    // one reload at a time
-	nvMu   sync.Mutex    // one write to the TPM at a time
-	nvSaid []byte        // what the TPM holds, as far as known; under nvMu
+	kick   chan struct{}   // the phase changed; room for one
+	nvKick chan struct{}   // the TPM may have to be written; room for one
+	beat   chan struct{}   // life came back after silence; room for one
+	loadMu sync.Mutex      // one reload at a time
+	nvMu   sync.Mutex      // one write to the TPM at a time
+	nvSaid tpm.LatchRecord // what the TPM holds, as far as known; under nvMu
 
 	mu       sync.Mutex
 	rec      record
@@ -163,12 +164,8 @@ func (e *Enforcer) open() error {
 	}
 	var nv nvLatch
 	if e.cfg.NV != nil {
-		data, err := e.cfg.NV.ReadLatch()
-		if err != nil {
-			e.degrade("tpm", fmt.Errorf("cannot read the latch in the TPM, the files alone hold it: %w", err))
-		} else if nv = parseNV(data); nv.state == nvClear || nv.state == nvPaused {
-			e.nvSaid = data
-		}
+		nv, e.nvSaid, err = readNV(e.cfg.NV)
+		e.degrade("tpm at start", err)
 	}
 	rec, notes := reconcile(e.latch.read(), known, nv)
 	if rec.Phase.latched() && len(rec.PauseID) == 0 {
@@ -205,7 +202,7 @@ func (e *Enforcer) open() error {
 			e.degrade("latch", err)
 		}
 	}
-	e.policy, notes, err = e.openPolicy(policy{})
+	e.policy, notes, err = e.openPolicy(policy{nvFloor: e.nvSaid.Floor})
 	e.notePolicy(notes)
 	return err
 }
@@ -275,6 +272,7 @@ func (e *Enforcer) reload() {
 	}
 	e.policy = p
 	e.notePolicy(notes)
+	notify(e.nvKick) // the floor may have risen
 }
 
 // Run brings a latched pause into force again, or finishes a resume that was
@@ -353,8 +351,9 @@ func (e *Enforcer) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	defer e.leave(uid)
+	buf := make([]byte, maxRequest+1)
 	for {
-		data, err := readPacket(conn, maxRequest)
+		data, err := readPacket(conn, buf)
 		if err != nil {
 			if !errors.Is(err, errClosed) && ctx.Err() == nil {
 				e.log.Warn("connection closed", "err", err)
@@ -549,6 +548,9 @@ func mayPause(ref *reference.Reference, p PauseRequest) error {
 func (e *Enforcer) pause(reason string) {
 	rec := record{Version: 1, Phase: PhasePausing, PauseID: newPauseID(), Reason: clip(reason, maxReason)}
 	e.since(&rec)
+	if e.rec.Phase == PhaseResuming {
+		rec.Steps = e.rec.Steps // what the resume has not undone yet
+	}
 	e.plan(&rec)
 	err := e.latch.begin(&rec)
 	e.rec, e.pending, e.effects = rec, nil, nil
@@ -574,8 +576,10 @@ func (e *Enforcer) plan(rec *record) {
 	rec.Steps = slices.Clone(rec.Steps)
 	for _, r := range m.Reaction {
 		if len(rec.Steps) < maxSteps && !slices.ContainsFunc(rec.Steps, func(s step) bool { return s.Reaction == r }) {
+			// A stopped unit is started again only if it was active, and
+			// what was never to be touched stays as it is.
 			undo := r.Do == reference.Tell || r.Do == reference.Freeze || r.Do == reference.Signal && r.Signal == sigStop
-			rec.Steps = append(rec.Steps, step{Reaction: r, Undo: undo})
+			rec.Steps = append(rec.Steps, step{Reaction: r, Undo: undo && e.hands.forbidden(r) == nil})
 		}
 	}
 	rec.Manifest, rec.Resume = digest[:], m.Resume

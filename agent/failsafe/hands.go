@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -118,10 +120,10 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 // executable. It may also be a cgroup that was written with a leading slash.
 func isExecutable(n string) bool { return strings.HasPrefix(n, "/") }
 
-// pause does one step. before is called once before something is done that
-// resume has to undo and that cannot be told afterwards. It returns what was
-// observed; the error says that the effect was not.
-func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, before func() error) (string, error) {
+// pause does one step. before is called before something is done that resume
+// has to undo. It returns what was observed; the error says that the effect was
+// not.
+func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, before func()) (string, error) {
 	if err := h.forbidden(r); err != nil {
 		return "", err
 	}
@@ -132,8 +134,12 @@ func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, befo
 		if err := h.forbiddenBelow(r.Target); err != nil {
 			return "", err
 		}
+		before()
 		return h.freeze(ctx, r.Target, true)
 	case reference.Signal:
+		if r.Signal == sigStop {
+			before()
+		}
 		return h.signal(ctx, r.Target, r.Signal)
 	case reference.StopUnit:
 		return h.stopUnit(ctx, r.Target, before)
@@ -141,11 +147,9 @@ func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, befo
 	return "", fmt.Errorf("step %d is unknown", r.Do)
 }
 
-// resume undoes one step.
+// resume undoes one step. What is never to be touched was not touched: steps
+// that were refused have nothing to undo.
 func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte) (string, error) {
-	if err := h.forbidden(r); err != nil {
-		return "", err
-	}
 	switch r.Do {
 	case reference.Tell:
 		return h.tell(ctx, fmt.Sprintf("resume %x\n", id))
@@ -225,6 +229,12 @@ func (h *hands) forbiddenBelow(target string) error {
 	return err
 }
 
+// isCgroup2 reports whether cgroup v2 is where it should be.
+func (h *hands) isCgroup2() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(h.cgroups, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
 // freeze freezes or thaws a cgroup and waits until the kernel says that it is
 // so: freezing is asynchronous (Documentation/admin-guide/cgroup-v2.rst).
 func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string, error) {
@@ -235,6 +245,9 @@ func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string,
 	}
 	dir := filepath.Join(h.cgroups, target)
 	events, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if errors.Is(err, os.ErrNotExist) && !freeze && h.isCgroup2() {
+		return "the cgroup is gone, nothing is frozen", nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot reach cgroup: %w", err)
 	}
@@ -266,4 +279,3 @@ func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string,
 		}
 	}
 }
-

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/agent/durable"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -163,9 +164,12 @@ func reconcile(copies [2]found, known bool, nv nvLatch) (record, []string) {
 		paused("state damaged: both copies of the latch are missing")
 	case nv.state == nvDamaged:
 		paused("state damaged: the latch in the TPM cannot be understood")
+	case nv.state == nvPaused && valid && bytes.Equal(best.PauseID, nv.pauseID):
+		// A resume was accepted and did not get far: before anything is undone
+		// the TPM is cleared.
+		notes = append(notes, "the latch in the TPM says paused, the files say that a resume was accepted: the resume is void")
+		best.Phase = PhasePausing
 	case nv.state == nvPaused:
-		// Also when the files say that a resume was accepted: before anything
-		// is undone the TPM is cleared, so that resume did not get far.
 		paused("the latch in the TPM says paused, the files say otherwise")
 	case !valid:
 		notes = append(notes, "no earlier state was found: taken as a new device")
@@ -268,15 +272,15 @@ func removeDurably(path string) error {
 	return d.Sync()
 }
 
-// An NV keeps a short record in the TPM's non-volatile memory, where neither a
-// lost file system nor an offline change of the disk reaches it.
+// An NV keeps a short record in the TPM's non-volatile memory, which neither a
+// lost file system nor an old copy of the disk changes. tpm.TPM is one.
 type NV interface {
-	ReadLatch() ([]byte, error) // nil without an error: never written
-	WriteLatch(record []byte) error
+	DefineLatch() error
+	ReadLatch() (tpm.LatchRecord, error)
+	WriteLatch(tpm.LatchRecord) error
 }
 
-// nvLatch is what the TPM says. Its form is 1, the state (1 clear, 2 paused),
-// and the 16 bytes of the pause id, zero when clear.
+// nvLatch is what the TPM says of the latch.
 type nvLatch struct {
 	state   nvState
 	pauseID []byte
@@ -285,31 +289,28 @@ type nvLatch struct {
 type nvState uint8
 
 const (
-	nvNone    nvState = iota // no TPM, never written, or not readable
+	nvNone    nvState = iota // no TPM, no index, or not readable: the files alone hold the latch
 	nvClear                  //
 	nvPaused                 //
-	nvDamaged                // it holds something else
+	nvDamaged                // the index is there and holds no record
 )
 
-func parseNV(data []byte) nvLatch {
+// readNV tells what the TPM says. A TPM without a latch gets one, and the error
+// says so: it is new, or it was cleared. The error is for people.
+func readNV(nv NV) (nvLatch, tpm.LatchRecord, error) {
+	r, err := nv.ReadLatch()
 	switch {
-	case data == nil:
-		return nvLatch{}
-	case len(data) == 18 && data[0] == 1 && data[1] == 1 && bytes.Equal(data[2:], make([]byte, 16)):
-		return nvLatch{state: nvClear}
-	case len(data) == 18 && data[0] == 1 && data[1] == 2:
-		return nvLatch{state: nvPaused, pauseID: bytes.Clone(data[2:])}
+	case errors.Is(err, tpm.ErrNVDamaged):
+		return nvLatch{state: nvDamaged}, tpm.LatchRecord{}, err
+	case errors.Is(err, tpm.ErrNVAbsent):
+		if derr := nv.DefineLatch(); derr != nil {
+			return nvLatch{}, tpm.LatchRecord{}, fmt.Errorf("the files alone hold the latch: %w", derr)
+		}
+		return nvLatch{}, tpm.LatchRecord{}, errors.New("the TPM had no latch, it is new or was cleared: defined anew")
+	case err != nil:
+		return nvLatch{}, tpm.LatchRecord{}, fmt.Errorf("the files alone hold the latch: %w", err)
+	case r.Paused:
+		return nvLatch{state: nvPaused, pauseID: r.PauseID[:]}, r, nil
 	}
-	return nvLatch{state: nvDamaged}
-}
-
-// nvBytes returns what the TPM is to say of r.
-func nvBytes(r record) []byte {
-	data := make([]byte, 18)
-	data[0], data[1] = 1, 1
-	if r.Phase.latched() {
-		data[1] = 2
-		copy(data[2:], r.PauseID)
-	}
-	return data
+	return nvLatch{state: nvClear}, r, nil
 }

@@ -24,6 +24,8 @@ type policy struct {
 	ref   *reference.Reference // the last one that opened since the start; nil without one
 	valid bool                 // it opened now
 	note  string               // why it did not
+
+	nvFloor uint64 // of manifests, as the TPM said at the start
 }
 
 // floors are sequences that only ever rise.
@@ -47,7 +49,8 @@ func (e *Enforcer) openPolicy(old policy) (policy, []string, error) {
 	if err := readState(e.file(fileFloors), maxFloors, &have); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		note(err)
 	}
-	p := policy{ref: old.ref}
+	have.Manifest = max(have.Manifest, old.nvFloor)
+	p := policy{ref: old.ref, nvFloor: old.nvFloor}
 	var err error
 	if p.trust, err = reference.NewTrust(e.cfg.Roots...); err != nil {
 		return old, nil, err

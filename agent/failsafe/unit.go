@@ -161,7 +161,7 @@ func (h *hands) mayStop(ctx context.Context, b *unitBus, unit string, s unitStat
 
 // stopUnit stops a unit and looks whether it is inactive. before is called when
 // the unit is active, because afterwards nobody could tell.
-func (h *hands) stopUnit(ctx context.Context, unit string, before func() error) (string, error) {
+func (h *hands) stopUnit(ctx context.Context, unit string, before func()) (string, error) {
 	b, err := openUnitBus(ctx)
 	if err != nil {
 		return "", err
@@ -179,10 +179,7 @@ func (h *hands) stopUnit(ctx context.Context, unit string, before func() error) 
 	if err := h.mayStop(ctx, b, unit, s); err != nil {
 		return "", err
 	}
-	note := ""
-	if err := before(); err != nil {
-		note = fmt.Sprintf(" (not started again after a restart of the enforcer: %v)", err)
-	}
+	before()
 	jobErr := b.job(ctx, "StopUnit", unit)
 	// The deadline was for the effect; what really is must be seen all the same.
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
@@ -194,7 +191,7 @@ func (h *hands) stopUnit(ctx context.Context, unit string, before func() error) 
 	case !isStopped(s):
 		return "", stillIs(s, jobErr)
 	}
-	return "unit is " + s.Active + note, nil
+	return "unit is " + s.Active, nil
 }
 
 func stillIs(s unitState, err error) error {

@@ -176,10 +176,11 @@ type Client struct {
 	socket string
 	mu     sync.Mutex
 	conn   *net.UnixConn // nil without a connection
+	buf    []byte        // of one answer
 }
 
 // Dial returns a client of the enforcer that listens at socket.
-func Dial(socket string) *Client { return &Client{socket: socket} }
+func Dial(socket string) *Client { return &Client{socket: socket, buf: make([]byte, maxResponse+1)} }
 
 // Alive gives a sign of life of the measuring process.
 func (c *Client) Alive(ctx context.Context) (Status, error) {
@@ -266,7 +267,7 @@ func (c *Client) exchange(ctx context.Context, data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readPacket(c.conn, maxResponse)
+	return readPacket(c.conn, c.buf)
 }
 
 func (c *Client) connect(ctx context.Context) error {
@@ -288,17 +289,16 @@ func (c *Client) interrupt(conn *net.UnixConn) func() { return func() { conn.Clo
 
 var errClosed = errors.New("connection was closed")
 
-// readPacket reads one message of at most limit bytes.
-func readPacket(conn *net.UnixConn, limit int) ([]byte, error) {
-	buf := make([]byte, limit+1)
+// readPacket reads one message that is shorter than buf into it.
+func readPacket(conn *net.UnixConn, buf []byte) ([]byte, error) {
 	n, err := conn.Read(buf)
 	switch {
 	case err != nil:
 		return nil, err
 	case n == 0:
 		return nil, errClosed
-	case n > limit:
-		return nil, fmt.Errorf("message is longer than %d bytes", limit)
+	case n == len(buf):
+		return nil, fmt.Errorf("message is longer than %d bytes", len(buf)-1)
 	}
 	return buf[:n], nil
 }
