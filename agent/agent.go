@@ -1,0 +1,305 @@
+// Package agent is the measuring process of a device, `factsd run`: it collects
+// facts, compares them with the reference, steps the stage machine, asks the
+// enforcer for a pause where one is due, and makes signed reports for the
+// verifier.
+//
+// It faces the network and is trusted with little: it can cause a pause, never
+// end one; the enforcer (package agent/failsafe) opens the manifest and checks
+// a resume itself. Sampling waits for nobody: signing, the TPM, the disk, the
+// enforcer and the network each have a goroutine of their own.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/miotfacts/miotfacts/agent/failsafe"
+	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/tpm"
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// An Enforcer holds the pause; failsafe.Client is one.
+type Enforcer interface {
+	Alive(ctx context.Context) (failsafe.Status, error)
+	Pause(ctx context.Context, r failsafe.PauseRequest) (failsafe.Status, error)
+	Resume(ctx context.Context, document []byte) (failsafe.Status, error)
+}
+
+// A Spool keeps messages until the verifier has them; spool.Spool is one.
+type Spool interface {
+	Append(class spool.Class, topic string, payload []byte) (spool.ID, error)
+	Stats() spool.Stats
+}
+
+// A TPM proves the boot state and the device's identity; tpm.TPM is one.
+type TPM interface {
+	Quote(extra []byte, pcrs []int) (*tpm.Quote, error)
+	Activate(credential, secret []byte) ([]byte, error)
+}
+
+// Config is all that an agent needs.
+type Config struct {
+	StateDir     string           // own, writable, survives reboots
+	ManifestPath string           // signed manifest
+	KeyLists     []string         // signed key lists
+	Roots        []reference.Root // keys the device was given
+
+	UEID    attest.UEID
+	Vendor  string
+	Model   string
+	Serial  string // "" when there is none
+	Version string // of the agent
+	BootID  [16]byte
+
+	Signer     *cose.Signer      // device key
+	Protection attest.Protection // where it lives
+	TPM        TPM               // nil without one
+	Identity   *attest.Identity  // nil without a TPM
+
+	Sources   []facts.Source // all but the application's
+	AppSocket string         // "" when no application hands in facts
+	AppUIDs   []uint32       // users that may hand in; nil: whoever can open the socket
+
+	Period   time.Duration             // of sampling, 1 s
+	Deadline time.Duration             // of one source, 100 ms
+	Now      func() reference.Interval // what the device knows of the time
+	Uptime   func() int64              // ms since boot
+
+	Enforcer Enforcer
+	Spool    Spool
+	Alive    func() // called after each round, for a watchdog; may be nil
+	Log      *slog.Logger
+}
+
+// ErrNewManifest ends Run when another manifest or key list is in place: start
+// anew, so that nothing of the old one remains.
+var ErrNewManifest = errors.New("another manifest is in place")
+
+// Intervals of the loop.
+const (
+	enforcerFresh  = 5 * time.Second  // an answer of the enforcer older than this is none
+	findingPause   = 5 * time.Second  // at least this long between two reports of findings
+	alarmsAMinute  = 4                // alarms beyond are folded into the next report
+	bootPatience   = 10 * time.Minute // then the boot report goes out with what is known
+	enrolAgain     = 5 * time.Minute  // an unanswered request is sent again
+	sourceDeadline = 100 * time.Millisecond
+	roundPause     = 20 * time.Millisecond // at least this long between two rounds
+)
+
+// An Agent is one running agent. Make it with New, run it once with Run.
+type Agent struct {
+	cfg       Config
+	store     *stateStore
+	trust     *reference.Trust
+	ref       *reference.Reference // nil without a valid one
+	digest    [32]byte             // of the manifest at start; zero without one
+	refNote   string               // why there is no valid reference
+	vocab     *facts.Vocabulary
+	app       *appSource
+	collector *facts.Collector
+	compare   *appraise.Comparison
+	link      *link
+	sealer    *sealer
+
+	state     appraise.State
+	latch     appraise.Latch // as the last round saw it
+	results   []appraise.Result
+	snapshot  facts.Snapshot
+	fold      facts.Fold
+	deviating []appraise.Result // of the last report
+	reason    string            // of the pause this agent asked for
+	notes     []string          // said in the next report
+
+	started     time.Time
+	bootSent    bool
+	nextReport  time.Time
+	nextRef     time.Time
+	nextEnrol   time.Time
+	lastFinding time.Time
+	alarms      []time.Time
+	effects     int // observed effects that were reported
+	inbox       chan []byte
+	wake        chan struct{}
+}
+
+// New opens the reference and the state of an agent. A missing or refused
+// manifest is no error: the agent then measures and reports, and the device is
+// not admitted to operation.
+func New(cfg Config) (*Agent, error) {
+	if cfg.Period <= 0 {
+		cfg.Period = time.Second
+	}
+	if cfg.Deadline <= 0 {
+		cfg.Deadline = sourceDeadline
+	}
+	if cfg.Enforcer == nil || cfg.Spool == nil || cfg.Signer == nil || cfg.Now == nil || cfg.Uptime == nil {
+		return nil, errors.New("cannot start agent: enforcer, spool, device key and clocks are all needed")
+	}
+	store, err := openState(cfg.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start agent: %w", err)
+	}
+	a := &Agent{cfg: cfg, store: store, inbox: make(chan []byte, 16), wake: make(chan struct{}, 1)}
+	a.notes = append(a.notes, store.notes...)
+	if a.trust, a.ref, err = openReference(&cfg, store); err != nil {
+		a.refuseReference(err)
+	}
+	app := []facts.Def{}
+	a.vocab, err = facts.NewVocabulary(nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start agent: %w", err)
+	}
+	if a.ref != nil {
+		a.vocab, a.digest = a.ref.Vocabulary(), a.ref.Digest()
+		a.compare = appraise.NewComparison(a.ref)
+		for _, d := range a.vocab.Defs() {
+			if d.Key >= facts.AppKeyMin {
+				app = append(app, d)
+			}
+		}
+		if err := store.raiseFloor(a.ref.Manifest().Sequence); err != nil {
+			return nil, fmt.Errorf("cannot start agent: %w", err)
+		}
+	}
+	sources := slices.Clone(cfg.Sources)
+	if cfg.AppSocket != "" && len(app) > 0 {
+		if a.app, err = listenApp(cfg.AppSocket, app, cfg.AppUIDs, time.Now, a.wake, cfg.Log); err != nil {
+			return nil, err
+		}
+		sources = append(sources, a.app)
+	}
+	if a.collector, err = facts.NewCollector(sources, cfg.Deadline, cfg.Uptime); err != nil {
+		return nil, err
+	}
+	a.link = &link{enforcer: cfg.Enforcer, wanted: make(chan struct{}, 1), changed: a.wake, now: time.Now, log: cfg.Log}
+	a.sealer = newSealer(&cfg, store)
+	return a, nil
+}
+
+func (a *Agent) refuseReference(err error) {
+	a.ref, a.compare, a.refNote = nil, nil, "no valid reference: "+err.Error()
+	a.cfg.Log.Error("no valid reference: the device is not admitted to operation", "err", err)
+}
+
+// Deliver hands in a message from the verifier. It never blocks; what does not
+// fit into the inbox is dropped, and the verifier asks again.
+func (a *Agent) Deliver(payload []byte) {
+	select {
+	case a.inbox <- payload:
+	default:
+		a.cfg.Log.Warn("dropped a message from the verifier: the inbox is full")
+	}
+}
+
+// Run samples until ctx ends or another manifest is in place.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{}, 2)
+	go func() { a.link.run(ctx, a.cfg.Period); ended <- struct{}{} }()
+	go func() { a.sealer.run(ctx); ended <- struct{}{} }()
+	if a.app != nil {
+		go a.app.serve()
+		defer a.app.close()
+	}
+	defer a.collector.Close()
+	defer func() { cancel(); <-ended; <-ended }()
+
+	tick := time.NewTicker(a.cfg.Period)
+	defer tick.Stop()
+	a.started = time.Now()
+	a.nextRef = a.started.Add(facts.SlowPeriod)
+	for {
+		now := time.Now()
+		if err := a.round(now); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case m := <-a.inbox:
+			a.receive(m)
+		case <-a.wake:
+			// An event is looked at at once, a flood of them at most so often.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(roundPause - time.Since(now)):
+			}
+		}
+	}
+}
+
+// round is one pass from measurement to effects.
+func (a *Agent) round(now time.Time) error {
+	if now.After(a.nextRef) {
+		a.nextRef = now.Add(facts.SlowPeriod)
+		if err := a.reopenReference(); err != nil {
+			return err
+		}
+	}
+	a.snapshot = a.collector.Collect(now)
+	in := appraise.Input{Latch: a.link.latch(now), Reference: a.ref != nil}
+	a.results, a.latch = nil, in.Latch
+	var extreme appraise.Result
+	if a.ref != nil {
+		a.results = a.compare.Compare(a.snapshot)
+		in.Enforce = a.ref.Manifest().Enforce
+		in.Integration = appraise.Integration(a.results)
+		extreme, in.Extreme = appraise.Extreme(a.results)
+	}
+	before := a.state
+	next, do := appraise.Step(before, in)
+	if do.RequestPause {
+		a.requestPause(extreme, in.Extreme)
+	}
+	a.state = next
+	if do.Restart {
+		a.compare.Restart()
+		a.results = a.compare.Compare(a.snapshot)
+		a.reason, a.effects = "", 0
+	}
+	if do.Report {
+		a.cfg.Log.Info("stage changed", "from", before.Stage, "to", next.Stage, "latch", in.Latch, "integration", in.Integration)
+	}
+	a.fold.Add(a.snapshot)
+	a.report(now, before, do)
+	if a.cfg.Alive != nil {
+		a.cfg.Alive()
+	}
+	return nil
+}
+
+func (a *Agent) requestPause(x appraise.Result, crossed bool) {
+	if crossed {
+		a.reason = appraise.Explain(a.ref, x)
+		a.link.pause(failsafe.PauseRequest{Rule: x.Index, Fact: x.Reading.Key, Reading: x.Reading, Lasted: x.Lasted, Manifest: a.digest})
+		return
+	}
+	a.link.again()
+}
+
+// reopenReference looks whether the reference still holds and is still the one.
+func (a *Agent) reopenReference() error {
+	trust, ref, err := openReference(&a.cfg, a.store)
+	switch {
+	case err != nil && a.ref != nil:
+		a.refuseReference(err)
+	case err != nil:
+		a.refNote = "no valid reference: " + err.Error()
+	case ref.Digest() != a.digest || a.ref == nil:
+		return ErrNewManifest
+	default:
+		a.trust = trust
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/miotfacts/miotfacts/agent/failsafe"
+	"github.com/miotfacts/miotfacts/appraise"
+)
+
+// A link talks to the enforcer, so that the sampling loop never waits for it.
+type link struct {
+	enforcer Enforcer
+	wanted   chan struct{}   // something is to be asked now; room for one
+	changed  chan<- struct{} // the answer changed
+	now      func() time.Time
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	request *failsafe.PauseRequest // the pause to ask for, kept until it is confirmed
+	asking  bool
+	resume  [][]byte
+	status  failsafe.Status
+	at      time.Time // of status; zero before the first
+	refused []string  // resumes that the enforcer refused, in words
+}
+
+// run gives a sign of life every period and asks what is wanted at once.
+func (l *link) run(ctx context.Context, period time.Duration) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		l.ask(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-l.wanted:
+		}
+	}
+}
+
+func (l *link) ask(ctx context.Context) {
+	l.mu.Lock()
+	request, document := l.request, []byte(nil)
+	if !l.asking {
+		request = nil
+	}
+	if request == nil && len(l.resume) > 0 {
+		document, l.resume = l.resume[0], l.resume[1:]
+	}
+	l.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, enforcerFresh)
+	defer cancel()
+	var status failsafe.Status
+	var err error
+	switch {
+	case request != nil:
+		status, err = l.enforcer.Pause(ctx, *request)
+	case document != nil:
+		if status, err = l.enforcer.Resume(ctx, document); err != nil {
+			l.log.Warn("resume refused", "err", err)
+			l.mu.Lock()
+			l.refused = append(l.refused, "resume refused: "+err.Error())
+			l.mu.Unlock()
+			status, err = l.enforcer.Alive(ctx)
+		}
+	default:
+		status, err = l.enforcer.Alive(ctx)
+	}
+	if err != nil {
+		if ctx.Err() == nil || request != nil {
+			l.log.Error("the enforcer does not answer", "err", err)
+		}
+		return
+	}
+	l.mu.Lock()
+	changed := l.at.IsZero() || status.Latch != l.status.Latch || len(status.Effects) != len(l.status.Effects)
+	l.status, l.at = status, l.now()
+	if request != nil && status.Latch == appraise.LatchPaused {
+		l.asking = false
+	}
+	more := len(l.resume) > 0
+	l.mu.Unlock()
+	if changed {
+		notify(l.changed)
+	}
+	if more {
+		notify(l.wanted)
+	}
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pause asks for a pause, now and until it is confirmed.
+func (l *link) pause(r failsafe.PauseRequest) {
+	l.mu.Lock()
+	l.request, l.asking = &r, true
+	l.mu.Unlock()
+	notify(l.wanted)
+}
+
+// again asks once more for the pause that was asked for last.
+func (l *link) again() {
+	l.mu.Lock()
+	l.asking = l.request != nil
+	l.mu.Unlock()
+	notify(l.wanted)
+}
+
+// hand passes on what may be a resume; the enforcer judges it.
+func (l *link) hand(document []byte) {
+	l.mu.Lock()
+	if len(l.resume) < 8 {
+		l.resume = append(l.resume, document)
+	}
+	l.mu.Unlock()
+	notify(l.wanted)
+}
+
+// latch returns what the enforcer said last, Unknown when that is too long ago.
+func (l *link) latch(now time.Time) appraise.Latch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at.IsZero() || now.Sub(l.at) > enforcerFresh {
+		return appraise.LatchUnknown
+	}
+	return l.status.Latch
+}
+
+// last returns the newest status, and the refusals since the last call.
+func (l *link) last() (failsafe.Status, []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	refused := l.refused
+	l.refused = nil
+	return l.status, refused
+}

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/miotfacts/miotfacts/agent/failsafe"
+	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// Wire keys of the catalogue's facts that the report itself needs.
+const (
+	factBootCount facts.Key = 9
+	factServices  facts.Key = 80
+	factFirmware  facts.Key = 112
+)
+
+// report decides whether a report is due after a round, and of which kind. The
+// most urgent reason wins; each report carries everything since the one before.
+func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effects) {
+	if !a.store.enrolled() {
+		a.enrol(now)
+		return
+	}
+	status, refused := a.link.last()
+	a.notes = append(a.notes, refused...)
+	kind := attest.Kind(0)
+	switch {
+	case did.Alarm && a.alarmAllowed(now):
+		kind = attest.KindAlarm
+	case !a.bootSent:
+		if a.bootKnown() || now.Sub(a.started) > bootPatience {
+			kind = attest.KindBoot
+		}
+	case did.Report || a.state.Latched != before.Latched || a.state.Latched && len(status.Effects) != a.effects:
+		kind = attest.KindStage
+	case (len(a.notes) > 0 || !sameRules(a.deviating, deviations(a.results))) && now.Sub(a.lastFinding) >= findingPause:
+		kind = attest.KindFinding
+	case !now.Before(a.nextReport):
+		kind = attest.KindRoutine
+	}
+	if kind == 0 {
+		return
+	}
+	a.send(now, kind, nil, status)
+}
+
+// send makes a report and hands it to the sealer.
+func (a *Agent) send(now time.Time, kind attest.Kind, nonce []byte, status failsafe.Status) {
+	if len(a.fold.Facts()) == 0 {
+		a.fold.Add(a.snapshot) // two reports in one round: the second has the same facts
+	}
+	job := sealJob{report: a.build(kind, nonce, status), class: spool.Routine, topic: "report"}
+	switch kind {
+	case attest.KindAlarm:
+		job.class, job.topic = spool.Alarm, "alarm"
+	case attest.KindBoot, attest.KindChallenge:
+		job.class, job.topic, job.quote = spool.Evidence, "evidence", a.PCRs()
+	}
+	if !a.sealer.put(job) {
+		return // counted by the sealer, and said in the next report
+	}
+	a.fold.Reset()
+	a.notes = nil
+	a.deviating = slices.Clone(deviations(a.results))
+	a.effects = len(status.Effects)
+	a.bootSent = a.bootSent || kind == attest.KindBoot
+	a.lastFinding = now
+	a.nextReport = now.Add(a.every())
+}
+
+func (a *Agent) every() time.Duration {
+	if a.ref == nil {
+		return time.Minute
+	}
+	return time.Duration(a.ref.Manifest().ReportEvery) * time.Second
+}
+
+// PCRs returns the PCRs a quote covers: the manifest's selection, or those of
+// the platform's firmware and boot loader.
+func (a *Agent) PCRs() []int {
+	if a.ref != nil && a.ref.Manifest().Boot != nil {
+		return a.ref.Manifest().Boot.PCRs
+	}
+	return []int{0, 1, 2, 3, 4, 5, 6, 7}
+}
+
+// alarmAllowed counts alarms of the last minute.
+func (a *Agent) alarmAllowed(now time.Time) bool {
+	a.alarms = slices.DeleteFunc(a.alarms, func(t time.Time) bool { return now.Sub(t) >= time.Minute })
+	if len(a.alarms) >= alarmsAMinute {
+		return false
+	}
+	a.alarms = append(a.alarms, now)
+	return true
+}
+
+// bootKnown reports whether no boot fact is still to come.
+func (a *Agent) bootKnown() bool {
+	for _, d := range a.vocab.Defs() {
+		if d.Cadence == facts.Boot && a.snapshot.Reading(d.Key).Status == facts.Pending {
+			return false
+		}
+	}
+	return true
+}
+
+// deviations returns the results that deviate.
+func deviations(results []appraise.Result) []appraise.Result {
+	var out []appraise.Result
+	for _, r := range results {
+		if r.Verdict == appraise.Deviates {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func sameRules(a, b []appraise.Result) bool {
+	return slices.EqualFunc(a, b, func(x, y appraise.Result) bool { return x.Stage == y.Stage && x.Index == y.Index })
+}
+
+// build assembles the claims. Sequence and chain digest are the sealer's.
+func (a *Agent) build(kind attest.Kind, nonce []byte, status failsafe.Status) *attest.Report {
+	r := &attest.Report{
+		Nonce: nonce, UEID: a.cfg.UEID[:], Uptime: uint64(max(a.snapshot.Uptime, 0) / 1000), Profile: attest.Profile,
+		BootCount: uint64(max(a.snapshot.Reading(factBootCount).Value.Int(), 0)), BootSeed: a.cfg.BootID[:],
+		SWName: "factsd", SWVersion: []string{a.cfg.Version},
+	}
+	if t := a.cfg.Now(); t.Latest != 0 {
+		r.IssuedAt = t.Latest
+	}
+	b := &r.Body
+	b.Kind, b.Stage, b.Protection = kind, a.state.Stage, a.cfg.Protection
+	whole := kind == attest.KindBoot || kind == attest.KindChallenge
+	r.SetFacts(&a.fold, func(k facts.Key) bool {
+		d, ok := a.vocab.ByKey(k)
+		return ok && (whole || d.Cadence != facts.Boot)
+	})
+	r.MeasRes = []attest.System{}
+	if a.ref != nil {
+		b.Manifest = &attest.Edition{Sequence: a.ref.Manifest().Sequence, Digest: a.digest[:]}
+		r.SetResults(a.results)
+	}
+	if b.Stage == reference.StagePaused {
+		b.Pause = a.pause(status)
+	}
+	if whole {
+		b.Inventory = a.inventory()
+	}
+	b.Notes = a.sayNotes(status)
+	return r
+}
+
+func (a *Agent) pause(status failsafe.Status) *attest.Pause {
+	p := &attest.Pause{Reason: a.reason}
+	if status.Latch != appraise.LatchPaused {
+		return p
+	}
+	p.ID, p.Since, p.Reason = status.PauseID[:], status.Since, status.Reason
+	for _, e := range status.Effects {
+		p.Effects = append(p.Effects, attest.Effect{Kind: e.Kind, Target: e.Target, Done: e.Done, Observed: e.Observed, Millis: e.Millis})
+	}
+	if len(p.Effects) > attest.MaxEffects {
+		p.Effects = p.Effects[:attest.MaxEffects]
+	}
+	return p
+}
+
+func (a *Agent) inventory() *attest.Inventory {
+	inv := &attest.Inventory{
+		Vendor: a.cfg.Vendor, Model: a.cfg.Model, Serial: a.cfg.Serial,
+		Firmware: a.snapshot.Reading(factFirmware).Value.Text(),
+		Services: a.snapshot.Reading(factServices).Value.Set(),
+		Crypto:   []string{"TLS 1.3", "COSE " + a.cfg.Signer.Public().Algorithm(), "SHA-256"},
+	}
+	if a.cfg.TPM != nil {
+		inv.Crypto = append(inv.Crypto, "TPM 2.0 quote ECDSA P-256")
+	}
+	return inv
+}
+
+// sayNotes returns what the device says of itself in words.
+func (a *Agent) sayNotes(status failsafe.Status) []string {
+	notes := slices.Clone(a.notes)
+	if a.ref == nil {
+		notes = append(notes, a.refNote)
+	}
+	for _, d := range status.Degraded {
+		notes = append(notes, "enforcer: "+d)
+	}
+	if a.latch == appraise.LatchUnknown {
+		notes = append(notes, "the enforcer does not answer")
+	}
+	for i := range notes {
+		notes[i] = attest.Clip(notes[i], attest.MaxNote)
+	}
+	if len(notes) > attest.MaxNotes {
+		notes = notes[:attest.MaxNotes]
+	}
+	return notes
+}
+
+// enrol asks to be known until an operator has approved.
+func (a *Agent) enrol(now time.Time) {
+	if now.Before(a.nextEnrol) {
+		return
+	}
+	a.nextEnrol = now.Add(enrolAgain)
+	a.sendEnrolment(nil)
+}
+
+func (a *Agent) sendEnrolment(secret []byte) {
+	e := &attest.Enrolment{
+		Version: 1, UEID: a.cfg.UEID[:], Vendor: a.cfg.Vendor, Model: a.cfg.Model, Serial: a.cfg.Serial,
+		Key: a.cfg.Signer.Public(), Protection: a.cfg.Protection, TPM: a.cfg.Identity, Secret: secret,
+	}
+	a.sealer.put(sealJob{enrol: e, class: spool.Evidence, topic: "enrol"})
+}
+
+// receive acts on a message from the verifier.
+func (a *Agent) receive(data []byte) {
+	d, err := attest.DecodeDown(data)
+	if err != nil {
+		a.cfg.Log.Warn("refused a message from the verifier", "err", err)
+		return
+	}
+	switch {
+	case d.Enrolled:
+		if err := a.store.setEnrolled(); err != nil {
+			a.cfg.Log.Error("cannot remember the enrolment", "err", err)
+		}
+		a.cfg.Log.Info("enrolled: an operator approved this device")
+	case d.Credential != nil:
+		a.sealer.put(sealJob{credential: d.Credential, activated: a.sendEnrolment})
+	default:
+		a.command(d.Command)
+	}
+}
+
+// command answers a challenge, and hands everything else to the enforcer: a
+// resume is for it to judge.
+func (a *Agent) command(data []byte) {
+	u, err := cose.Parse(data, reference.MaxCommandSize)
+	if err != nil || u.Type() != cose.Command {
+		a.note("refused a command: not a signed command")
+		return
+	}
+	order, err := a.trust.OpenCommand(data, reference.Challenge, a.cfg.UEID[:], a.cfg.Model, a.cfg.Now())
+	if err != nil {
+		if errors.Is(err, reference.ErrRole) || errors.Is(err, reference.ErrContent) || errors.Is(err, reference.ErrUnknownKey) || errors.Is(err, cose.ErrSignature) {
+			a.link.hand(data)
+			return
+		}
+		a.note(err.Error())
+		return
+	}
+	fresh, err := a.store.useNonce(order.Command().Nonce)
+	switch {
+	case err != nil:
+		a.note("cannot answer challenge: " + err.Error())
+	case !fresh:
+		a.note("refused a challenge: it was answered before")
+	default:
+		status, refused := a.link.last()
+		a.notes = append(a.notes, refused...)
+		a.send(time.Now(), attest.KindChallenge, order.Command().Nonce, status)
+	}
+}
+
+func (a *Agent) note(text string) {
+	a.cfg.Log.Warn(text)
+	if len(a.notes) < attest.MaxNotes {
+		a.notes = append(a.notes, text)
+	}
+}
+
+// digestOf returns the chain digest of a signed report.
+func digestOf(report []byte) []byte {
+	d := sha256.Sum256(report)
+	return d[:]
+}

@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+)
+
+// maxJobs bounds reports that wait for the TPM or the disk.
+const maxJobs = 64
+
+// diskAgain is the pause before a message that could not be stored is tried again.
+const diskAgain = 2 * time.Second
+
+// A sealJob is one thing to sign: a report, an enrolment, or a credential that
+// the TPM is to open.
+type sealJob struct {
+	report     *attest.Report
+	quote      []int // PCRs of the quote to bind to the report; nil without one
+	enrol      *attest.Enrolment
+	credential *attest.Credential
+	activated  func(secret []byte)
+	class      spool.Class
+	topic      string
+}
+
+// A sealer numbers, signs and stores reports, one at a time, alarms first. A
+// slow TPM or a full disk delays reports, never the sampling loop.
+type sealer struct {
+	signer *cose.Signer
+	tpm    TPM
+	spool  Spool
+	store  *stateStore
+	log    *slog.Logger
+	ready  chan struct{}
+
+	mu      sync.Mutex
+	jobs    []sealJob
+	dropped uint64
+}
+
+func newSealer(cfg *Config, store *stateStore) *sealer {
+	return &sealer{signer: cfg.Signer, tpm: cfg.TPM, spool: cfg.Spool, store: store, log: cfg.Log, ready: make(chan struct{}, 1)}
+}
+
+// put queues a job; an alarm goes before all that is no alarm. It reports
+// whether there was room.
+func (s *sealer) put(j sealJob) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) >= maxJobs && j.class != spool.Alarm {
+		s.dropped++
+		s.log.Error("dropped a report: too many wait to be signed and stored", "limit", maxJobs)
+		return false
+	}
+	at := len(s.jobs)
+	if j.class == spool.Alarm {
+		for at > 0 && s.jobs[at-1].class != spool.Alarm {
+			at--
+		}
+	}
+	s.jobs = append(s.jobs, sealJob{})
+	copy(s.jobs[at+1:], s.jobs[at:])
+	s.jobs[at] = j
+	notify(s.ready)
+	return true
+}
+
+func (s *sealer) next() (sealJob, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) == 0 {
+		return sealJob{}, false
+	}
+	j := s.jobs[0]
+	s.jobs = append(s.jobs[:0], s.jobs[1:]...)
+	return j, true
+}
+
+// run works until ctx ends. The newest report of the run before is stored once
+// more: whether it had been is not known, and the verifier takes it once.
+func (s *sealer) run(ctx context.Context) {
+	if end := s.store.end; end.Sequence > 0 && !s.deliver(ctx, end.Class, end.Topic, end.Message) {
+		return
+	}
+	for {
+		j, ok := s.next()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.ready:
+			}
+			continue
+		}
+		if !s.do(ctx, j) {
+			return
+		}
+	}
+}
+
+// do works on one job. It returns false when ctx ended before it was stored.
+func (s *sealer) do(ctx context.Context, j sealJob) bool {
+	switch {
+	case j.credential != nil:
+		if s.tpm == nil {
+			s.log.Warn("refused a credential: this device has no TPM")
+			return true
+		}
+		secret, err := s.tpm.Activate(j.credential.Blob, j.credential.Secret)
+		if err != nil {
+			s.log.Error("the TPM did not open the verifier's credential", "err", err)
+			return true
+		}
+		j.activated(secret)
+		return true
+	case j.enrol != nil:
+		data, err := attest.SealEnrolment(j.enrol, s.signer)
+		if err != nil {
+			s.log.Error("cannot ask to be enrolled", "err", err)
+			return true
+		}
+		return s.deliver(ctx, j.class, j.topic, data)
+	}
+	end, err := s.seal(j)
+	if err != nil {
+		s.log.Error("cannot make report", "err", err)
+		s.mu.Lock()
+		s.dropped++
+		s.mu.Unlock()
+		return true
+	}
+	for {
+		if err := s.store.write("chain", end); err == nil {
+			break
+		} else if !s.wait(ctx, "cannot store the chain; nothing is sent until it is", err) {
+			return false
+		}
+	}
+	s.store.end = *end
+	return s.deliver(ctx, j.class, j.topic, end.Message)
+}
+
+// seal numbers and signs a report.
+func (s *sealer) seal(j sealJob) (*chainEnd, error) {
+	last := s.store.end
+	b := &j.report.Body
+	b.Sequence, b.Previous = last.Sequence+1, last.Digest
+	s.mu.Lock()
+	b.Dropped = s.dropped
+	s.mu.Unlock()
+	for _, gap := range s.spool.Stats().Dropped {
+		b.Dropped += gap.Count
+	}
+	signed, err := attest.Seal(j.report, s.signer)
+	if err != nil {
+		return nil, err
+	}
+	m := attest.Message{Report: signed}
+	if j.quote != nil && s.tpm != nil {
+		// A quote that fails is seen to be missing; it holds nothing up.
+		if q, err := s.tpm.Quote(attest.ExtraData(j.report.Nonce, signed), j.quote); err != nil {
+			s.log.Error("cannot quote the boot state: the report goes without", "err", err)
+		} else {
+			m.Quote = attest.QuoteOf(q)
+		}
+	}
+	data, err := cose.Encode(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > attest.MaxMessageSize {
+		return nil, fmt.Errorf("cannot make message: %d bytes, the limit is %d", len(data), attest.MaxMessageSize)
+	}
+	return &chainEnd{Sequence: b.Sequence, Digest: digestOf(signed), Class: j.class, Topic: j.topic, Message: data}, nil
+}
+
+// deliver stores a message durably, however long the disk refuses.
+func (s *sealer) deliver(ctx context.Context, class spool.Class, topic string, data []byte) bool {
+	for {
+		if _, err := s.spool.Append(class, topic, data); err == nil {
+			return true
+		} else if !s.wait(ctx, "cannot store a message", err) {
+			return false
+		}
+	}
+}
+
+func (s *sealer) wait(ctx context.Context, what string, err error) bool {
+	s.log.Error(what, "err", err, "again in", diskAgain)
+	t := time.NewTimer(diskAgain)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

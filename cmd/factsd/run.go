@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/miotfacts/miotfacts/agent"
+	"github.com/miotfacts/miotfacts/agent/failsafe"
+	"github.com/miotfacts/miotfacts/agent/mqtt"
+	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/facts/linux"
+	"github.com/miotfacts/miotfacts/reference"
+)
+
+// run is the measuring process.
+func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
+	log = log.With("process", "run")
+	roots, err := c.roots()
+	if err != nil {
+		return fail(exitNeeds, "copy the root public keys to the device", err)
+	}
+	d, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	bootID, err := readBootID(c)
+	if err != nil {
+		return fail(exitNeeds, "", err)
+	}
+	queue, err := spool.Open(c.stateOf("spool"), spool.Options{MaxBytes: c.Spool.MaxBytes})
+	if err != nil {
+		return fail(exitNeeds, "is the state directory writable, and the disk not full?", err)
+	}
+	defer queue.Close()
+	root, err := linux.OpenRoot(c.Root)
+	if err != nil {
+		return fail(exitUsage, "root must be a directory", err)
+	}
+	if err := os.MkdirAll(c.stateOf("run"), 0o700); err != nil {
+		return fail(exitNeeds, "is the state directory writable?", err)
+	}
+	var a *agent.Agent // the boot record is read when it is there
+	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true}
+	if d.tpm != nil {
+		options.PCRDigest = func() ([]byte, error) { return d.tpm.PCRDigest(a.PCRs()) }
+	}
+	sources, err := linux.Sources(root, options)
+	if err != nil {
+		return err
+	}
+	watchdog := newWatchdog()
+	config := agent.Config{
+		StateDir: c.stateOf("run"), ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots,
+		UEID: d.ueid, Vendor: c.Device.Vendor, Model: c.Device.Model, Serial: c.Device.Serial, Version: version, BootID: bootID,
+		Signer: d.signer, Protection: d.protection, Identity: d.identity,
+		Sources: sources, AppSocket: c.Application.FactsSocket, AppUIDs: c.Application.Users,
+		Now: newClock(c).now, Uptime: linux.Uptime,
+		Enforcer: failsafe.Dial(c.Enforcer.Socket), Spool: queue, Alive: watchdog.alive, Log: log,
+	}
+	if d.tpm != nil {
+		config.TPM = d.tpm
+	}
+	if a, err = agent.New(config); err != nil {
+		return fail(exitNeeds, "", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sent := make(chan error, 1)
+	go func() { sent <- deliver(ctx, c, d, queue, a, log) }()
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version)
+	err = a.Run(ctx)
+	cancel()
+	if derr := <-sent; derr != nil && !errors.Is(derr, context.Canceled) {
+		return derr
+	}
+	if errors.Is(err, agent.ErrNewManifest) {
+		log.Info("starting anew: another manifest is in place")
+		return restart()
+	}
+	return err
+}
+
+// deliver moves the spool's messages to the broker until ctx ends.
+func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *agent.Agent, log *slog.Logger) error {
+	if c.Broker.URL == "" {
+		log.Warn("no broker: reports stay in the spool")
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	tlsConfig, err := brokerTLS(c, d.tls)
+	if err != nil {
+		return err
+	}
+	client, err := mqtt.New(mqtt.Config{
+		Broker: c.Broker.URL, ClientID: d.ueid.String(), TLS: tlsConfig, Prefix: c.Broker.Prefix, Ack: mqtt.AckMode(c.Broker.Ack), Logger: log,
+	}, queue, func(_ string, payload []byte) { a.Deliver(payload) })
+	if err != nil {
+		return fail(exitUsage, "see the keys of [broker]", err)
+	}
+	return client.Run(ctx)
+}
+
+// enforce is the process that holds the pause.
+func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
+	log = log.With("process", "enforce")
+	roots, err := c.roots()
+	if err != nil {
+		return fail(exitNeeds, "copy the root public keys to the device", err)
+	}
+	ueid, err := readIdentity(c)
+	if err != nil {
+		return fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
+	}
+	config := failsafe.Config{
+		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.Enforcer.Users...),
+		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
+		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
+		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
+	}
+	if c.Enforcer.NV && c.Key.TPM != "" {
+		t, err := openTPM(c)
+		if err != nil {
+			return err
+		}
+		defer t.Close()
+		config.NV = t
+	}
+	e, err := failsafe.New(config)
+	if err != nil {
+		return fail(exitNeeds, "is the state directory writable?", err)
+	}
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	return e.Run(ctx)
+}
+
+// status prints what the enforcer says.
+func status(ctx context.Context, c *config, _ *slog.Logger, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	s, err := failsafe.Dial(c.Enforcer.Socket).Status(ctx)
+	if err != nil {
+		return fail(exitNeeds, "is factsd enforce running, and may this user ask it?", err)
+	}
+	fmt.Fprintf(out, "latch: %s\n", s.Latch)
+	if s.Reason != "" {
+		fmt.Fprintf(out, "pause: %x\nreason: %s\n", s.PauseID, s.Reason)
+	}
+	for _, e := range s.Effects {
+		fmt.Fprintf(out, "step: %s %s: %s (%d ms)\n", e.Kind, e.Target, e.Observed, e.Millis)
+	}
+	for _, d := range s.Degraded {
+		fmt.Fprintf(out, "degraded: %s\n", d)
+	}
+	return nil
+}
+
+// restart replaces the process by a new one with the same arguments.
+func restart() error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot start anew: %w", err)
+	}
+	return syscall.Exec(self, os.Args, os.Environ())
+}
+
+// readBootID reads the kernel's random id of this boot.
+func readBootID(c *config) ([16]byte, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return [16]byte{}, fmt.Errorf("cannot read boot id: %w", err)
+	}
+	id, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(data)), "-", ""))
+	if err != nil || len(id) != 16 {
+		return [16]byte{}, fmt.Errorf("cannot read boot id: %q is not a UUID", data)
+	}
+	return [16]byte(id), nil
+}
+
+// A clock tells what the device knows of the time.
+type clock struct {
+	trusted  bool
+	earliest int64 // Unix seconds: when this program was made
+}
+
+// buildTime is set at link time to the time of the release, in Unix seconds. A
+// device without a clock knows at least that it is not earlier.
+var buildTime = "1767225600" // 2026-01-01
+
+func newClock(c *config) *clock {
+	var n int64
+	fmt.Sscan(buildTime, &n)
+	return &clock{trusted: c.Clock.Trusted, earliest: n}
+}
+
+func (c *clock) now() reference.Interval {
+	wall := time.Now().Unix()
+	if wall >= c.earliest && (c.trusted || synchronised()) {
+		return reference.At(wall)
+	}
+	return reference.Interval{Earliest: c.earliest}
+}
+
+// synchronised reports whether the kernel says that a time source disciplines
+// its clock (adjtimex(2), STA_UNSYNC).
+func synchronised() bool {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
+}
+
+// A watchdog tells systemd that the sampling loop is alive, when it wants to know.
+type watchdog struct {
+	every time.Duration // 0 when nobody wants to know
+	last  time.Time
+}
+
+func newWatchdog() *watchdog {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		every = 0
+	}
+	return &watchdog{every: every / 3}
+}
+
+func (w *watchdog) alive() {
+	if now := time.Now(); w.every > 0 && now.Sub(w.last) >= w.every {
+		w.last = now
+		daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+	}
+}
