@@ -361,11 +361,11 @@ func floor(unit string) int64 {
 // worth says what the extremes of n independent observations are worth
 // (distribution-free tolerance limit): with confidence 1 - 0.95^n they cover 95 %.
 func worth(n int, what string) string {
-	confidence := int(100 * (1 - math.Pow(0.95, float64(n))))
 	if n >= 59 {
-		return fmt.Sprintf("covers 95 %% of %ss with %d %% confidence", what, confidence)
+		return fmt.Sprintf("covers 95 %% of %ss with 95 %% confidence", what)
 	}
-	return fmt.Sprintf("covers 95 %% of %ss with %d %% confidence; 59 %ss give 95 %%", what, confidence, what)
+	confidence := min(math.Round(100*(1-math.Pow(0.95, float64(n)))), 94)
+	return fmt.Sprintf("covers 95 %% of %ss with %.0f %% confidence; 59 %ss give 95 %%", what, confidence, what)
 }
 
 func count(n int, what string) string {
