@@ -19,7 +19,6 @@ import (
 const (
 	headerSize  = 10   // of commands and responses: tag, size, code (part 1, 18)
 	maxResponse = 4096 // MAX_RESPONSE_SIZE of the PC Client platform
-	maxRetries  = 10   // 5 ms, doubled each time: about 5 s in all
 )
 
 // A link carries commands to a TPM, one at a time.
@@ -30,7 +29,7 @@ type link interface {
 
 func dial(addr string, timeout time.Duration) (link, error) {
 	if network, address, ok := strings.Cut(addr, ":"); ok && (network == "unix" || network == "tcp") {
-		return retrying{socket{network: network, address: address, timeout: timeout}}, nil
+		return retrying{socket{network: network, address: address, timeout: timeout}, timeout}, nil
 	}
 	if !strings.HasPrefix(addr, "/") {
 		return nil, errors.New(`want "/dev/tpmrm0", "unix:PATH" or "tcp:HOST:PORT"`)
@@ -54,7 +53,7 @@ func dial(addr string, timeout time.Duration) (link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return retrying{device{fd: fd, timeout: timeout}}, nil
+	return retrying{device{fd: fd, timeout: timeout}, timeout}, nil
 }
 
 // limit is how long a command may take. The kernel too allows ten times the usual
@@ -66,12 +65,16 @@ func limit(command []byte, timeout time.Duration) time.Time {
 	return time.Now().Add(timeout)
 }
 
-// retrying repeats a command as long as the TPM says "not now", and no longer
-// than bounded: TPM_RC_RETRY, YIELDED, NV_RATE, TESTING (part 2, 6.6.3).
-type retrying struct{ link }
+// retrying repeats a command for as long as it may take when the TPM says "not
+// now": TPM_RC_RETRY, YIELDED, NV_RATE, TESTING (part 2, 6.6.3).
+type retrying struct {
+	link
+	timeout time.Duration
+}
 
 func (r retrying) Send(command []byte) ([]byte, error) {
-	for pause, n := 5*time.Millisecond, 0; ; pause, n = 2*pause, n+1 {
+	deadline := limit(command, r.timeout)
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		response, err := r.link.Send(command)
 		if err != nil {
 			return nil, err
@@ -81,8 +84,8 @@ func (r retrying) Send(command []byte) ([]byte, error) {
 		}
 		switch rc := tpm2.TPMRC(binary.BigEndian.Uint32(response[6:])); rc {
 		case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCNVRate, tpm2.TPMRCTesting:
-			if n == maxRetries {
-				return nil, fmt.Errorf("the TPM is still busy after %d attempts: %w", n+1, rc)
+			if time.Until(deadline) < pause {
+				return nil, fmt.Errorf("the TPM stays busy: %w", rc)
 			}
 			time.Sleep(pause)
 		default:

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -23,8 +24,10 @@ type Emulator struct {
 	t      testing.TB
 	state  string
 	socket string
-	cmd    *exec.Cmd
 	log    bytes.Buffer
+
+	mu  sync.Mutex // a test kills it from anywhere
+	cmd *exec.Cmd  // nil while it is off
 }
 
 // Start starts a new TPM that lives as long as the test, and returns its address
@@ -37,14 +40,14 @@ func Start(t testing.TB) string {
 // New starts a new TPM that lives as long as the test.
 func New(t testing.TB) *Emulator {
 	t.Helper()
-	return start(t, t.TempDir())
+	return start(t, folder(t))
 }
 
 // Manufacture starts a TPM with an RSA-2048 endorsement key certificate in NV, as
 // swtpm_setup makes it, and returns the authority that issued it.
 func Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
 	t.Helper()
-	ca, state := t.TempDir(), t.TempDir()
+	ca, state := folder(t), folder(t)
 	for name, text := range map[string]string{
 		"setup.conf": fmt.Sprintf("create_certs_tool = %s\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\nactive_pcr_banks = sha256\n",
 			program(t, "swtpm_localca", "swtpm-tools"), filepath.Join(ca, "localca.conf"), filepath.Join(ca, "localca.options")),
@@ -74,15 +77,21 @@ func Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
 	return start(t, state), roots
 }
 
-func start(t testing.TB, state string) *Emulator {
+// folder is a new one for the time of the test. That of t.TempDir has the test's
+// name in it: too long for a socket, and swtpm trips over commas.
+func folder(t testing.TB) string {
 	t.Helper()
-	// Paths of sockets are limited to 107 bytes, those of tests are not.
 	dir, err := os.MkdirTemp("", "tpm")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	e := &Emulator{t: t, state: state, socket: filepath.Join(dir, "s")}
+	return dir
+}
+
+func start(t testing.TB, state string) *Emulator {
+	t.Helper()
+	e := &Emulator{t: t, state: state, socket: filepath.Join(state, "s")}
 	e.Addr = "unix:" + e.socket
 	t.Cleanup(func() {
 		e.Kill()
@@ -97,6 +106,8 @@ func start(t testing.TB, state string) *Emulator {
 // PowerOn starts a TPM that was killed, with the state it had: a TPM reset.
 func (e *Emulator) PowerOn() {
 	e.t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	// swtpm inherits a socket that listens already: nobody has to wait for it.
 	os.Remove(e.socket)
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: e.socket})
@@ -122,6 +133,8 @@ func (e *Emulator) PowerOn() {
 // Kill cuts the TPM's power: there is no orderly shutdown. Killing it twice does
 // nothing.
 func (e *Emulator) Kill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.cmd == nil {
 		return
 	}
@@ -139,6 +152,8 @@ func (e *Emulator) Continue() { e.signal(syscall.SIGCONT) }
 
 func (e *Emulator) signal(s syscall.Signal) {
 	e.t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err := e.cmd.Process.Signal(s); err != nil {
 		e.t.Fatal(err)
 	}
