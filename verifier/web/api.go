@@ -1,0 +1,296 @@
+package web
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/verifier"
+)
+
+// A Device is what the interface says of a device. Times are Unix seconds, 0 for
+// never; texts of the device are as it sent them, control characters included.
+type Device struct {
+	ID         string    `json:"id"` // UEID, 32 hexadecimal digits
+	Vendor     string    `json:"vendor"`
+	Model      string    `json:"model"`
+	Serial     string    `json:"serial"`
+	Protection string    `json:"protection"`           // of its key: "TPM" or "key file, no TPM"
+	EKProblem  string    `json:"ek_problem,omitempty"` // why nothing proves that the TPM is a genuine one
+	Key        string    `json:"key"`                  // key id, hexadecimal
+	Enrolled   string    `json:"enrolled"`             // "asked", "waits for approval", "approved" or "revoked"
+	AskedAt    int64     `json:"asked_at"`
+	ApprovedAt int64     `json:"approved_at"`
+	ApprovedBy string    `json:"approved_by"`
+	RevokedAt  int64     `json:"revoked_at"`
+	Sequence   uint64    `json:"sequence"` // of the newest report, 0 before the first
+	LastSeen   int64     `json:"last_seen"`
+	Stage      string    `json:"stage"`    // "unknown", "integration", "operating" or "paused"
+	Tier       string    `json:"tier"`     // "none", "affirming", "warning" or "contraindicated"
+	Findings   []Finding `json:"findings"` // worst first
+	Pause      *Pause    `json:"pause"`    // null when not paused
+	Manifest   *Manifest `json:"manifest"` // null without a valid one
+}
+
+// A Finding is one thing that a person should know.
+type Finding struct {
+	Code string `json:"code"` // a verifier.Reason
+	Tier string `json:"tier"` // what it makes of the device
+	Text string `json:"text"`
+}
+
+// A Pause is a device's present pause, as the device tells it.
+type Pause struct {
+	ID      string   `json:"id"`    // hexadecimal; "" until the device's enforcer has confirmed it
+	Since   int64    `json:"since"` // by the device's clock
+	Reason  string   `json:"reason"`
+	Effects []Effect `json:"effects"`
+}
+
+// An Effect is what a step of the reaction chain was observed to do.
+type Effect struct {
+	Kind     string `json:"kind"` // "tell", "freeze", "signal" or "stop-unit"
+	Target   string `json:"target"`
+	Done     bool   `json:"done"`
+	Observed string `json:"observed"`
+	Millis   int64  `json:"ms"` // until it was observed, or given up
+}
+
+// A Manifest names the edition that a device used last.
+type Manifest struct {
+	Sequence uint64 `json:"sequence"`
+	Digest   string `json:"sha256"` // hexadecimal, of the signed bytes
+}
+
+// A Report is what the interface says of an accepted report.
+type Report struct {
+	Sequence   uint64    `json:"sequence"`
+	Digest     string    `json:"digest"` // SHA-256 of the signed report, hexadecimal
+	Kind       string    `json:"kind"`
+	Stage      string    `json:"stage"`
+	ReceivedAt int64     `json:"received_at"`
+	Quoted     bool      `json:"quoted"` // a valid TPM quote is bound to it
+	Tier       string    `json:"tier"`
+	Findings   []Finding `json:"findings"`
+	Size       int       `json:"size"` // bytes of the message, 0 once it was dropped as too old
+}
+
+// A Refused is a message that was not accepted.
+type Refused struct {
+	At     int64  `json:"at"`
+	Device string `json:"device"` // the name it came under; proves nothing
+	Topic  string `json:"topic"`
+	Reason string `json:"reason"` // a verifier.Reason
+	Text   string `json:"text"`
+	Size   int    `json:"size"`
+}
+
+// A Problem is the answer that something is not possible.
+type Problem struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint"` // what to do about it; may be ""
+}
+
+func newDevice(d *verifier.Device) Device {
+	v := Device{
+		ID: d.UEID.String(), Vendor: d.Vendor, Model: d.Model, Serial: d.Serial,
+		Protection: d.Protection.String(), EKProblem: d.EKProblem, Enrolled: d.Enrolled.String(),
+		AskedAt: d.AskedAt, ApprovedAt: d.ApprovedAt, ApprovedBy: d.ApprovedBy, RevokedAt: d.RevokedAt,
+		Sequence: d.Sequence, LastSeen: d.LastSeen, Stage: d.Stage.String(), Tier: d.Tier.String(), Findings: newFindings(d.Findings),
+	}
+	if d.Key != nil {
+		v.Key = d.Key.ID().String()
+	}
+	if p := d.Pause; p != nil {
+		v.Pause = &Pause{ID: hex.EncodeToString(p.ID), Since: p.Since, Reason: p.Reason, Effects: []Effect{}}
+		for _, e := range p.Effects {
+			v.Pause.Effects = append(v.Pause.Effects, Effect{e.Kind.String(), e.Target, e.Done, e.Observed, e.Millis})
+		}
+	}
+	if m := d.Manifest; m != nil {
+		v.Manifest = &Manifest{m.Sequence, hex.EncodeToString(m.Digest)}
+	}
+	return v
+}
+
+func newFindings(found []verifier.Finding) []Finding {
+	found = slices.Clone(found)
+	slices.SortStableFunc(found, func(a, b verifier.Finding) int { return int(b.Tier) - int(a.Tier) })
+	list := []Finding{} // not null in JSON
+	for _, f := range found {
+		list = append(list, Finding{string(f.Code), f.Tier.String(), f.Text})
+	}
+	return list
+}
+
+func newReport(r *verifier.Record) Report {
+	return Report{
+		Sequence: r.Sequence, Digest: hex.EncodeToString(r.Digest[:]), Kind: r.Kind.String(), Stage: r.Stage.String(), ReceivedAt: r.ReceivedAt,
+		Quoted: r.Quoted, Tier: r.Tier.String(), Findings: newFindings(r.Findings), Size: len(r.Message),
+	}
+}
+
+func newRefused(r *verifier.Refused) Refused {
+	return Refused{r.At, r.Device, r.Topic, string(r.Reason), r.Text, r.Size}
+}
+
+func answer(w http.ResponseWriter, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(data, '\n')) // the connection is gone: nobody to tell
+	return nil
+}
+
+func answerBytes(w http.ResponseWriter, name string, data []byte) error {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	_, _ = w.Write(data)
+	return nil
+}
+
+func (s *site) devices(w http.ResponseWriter, _ *http.Request) error {
+	all, err := s.Fleet.Devices(s.now())
+	if err != nil {
+		return err
+	}
+	list := make([]Device, len(all))
+	for i := range all {
+		list[i] = newDevice(&all[i])
+	}
+	return answer(w, list)
+}
+
+func (s *site) device(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	return answer(w, newDevice(d))
+}
+
+func (s *site) reports(w http.ResponseWriter, r *http.Request) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	records, err := s.History.Reports(d.UEID, n)
+	if err != nil {
+		return err
+	}
+	list := make([]Report, len(records))
+	for i := range records {
+		list[i] = newReport(&records[i])
+	}
+	return answer(w, list)
+}
+
+// message answers with a report's message as it came.
+func (s *site) message(w http.ResponseWriter, r *http.Request) error {
+	id, err := deviceID(r)
+	if err != nil {
+		return err
+	}
+	sequence, err := strconv.ParseUint(r.PathValue("sequence"), 10, 63)
+	if err != nil {
+		return &problem{http.StatusNotFound, "a report is named by its sequence number", ""}
+	}
+	record, err := s.History.Report(id, sequence)
+	switch {
+	case errors.Is(err, verifier.ErrNotFound):
+		return &problem{http.StatusNotFound, fmt.Sprintf("report %d of device %s is not known", sequence, id), fmt.Sprintf("see /api/devices/%s/reports", id)}
+	case err != nil:
+		return err
+	case len(record.Message) == 0:
+		return &problem{http.StatusGone, fmt.Sprintf("report %d of device %s was dropped as too old; its digest is %x", sequence, id, record.Digest), ""}
+	}
+	return answerBytes(w, fmt.Sprintf("%s-%d.cbor", id, sequence), record.Message)
+}
+
+// result answers with the signed result on the newest report.
+func (s *site) result(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	record, err := s.History.Report(d.UEID, d.Sequence)
+	if errors.Is(err, verifier.ErrNotFound) || err == nil && len(record.Result) == 0 {
+		return &problem{http.StatusNotFound, fmt.Sprintf("there is no result about device %s yet", d.UEID), "its first accepted report makes one"}
+	}
+	if err != nil {
+		return err
+	}
+	return answerBytes(w, fmt.Sprintf("%s-%d.ear", d.UEID, d.Sequence), record.Result)
+}
+
+func (s *site) refused(w http.ResponseWriter, r *http.Request) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	messages, err := s.History.Refused(n)
+	if err != nil {
+		return err
+	}
+	list := make([]Refused, len(messages))
+	for i := range messages {
+		list[i] = newRefused(&messages[i])
+	}
+	return answer(w, list)
+}
+
+// command forwards an operator's command. The device decides whether it counts;
+// what can be told without a key is told here, where somebody reads it.
+func (s *site) command(w http.ResponseWriter, r *http.Request) error {
+	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
+	case "application/octet-stream", "application/cose":
+		// A page elsewhere cannot send these without asking first (CORS).
+	default:
+		return &problem{http.StatusUnsupportedMediaType, "a command is application/cose or application/octet-stream", "send the file that factsctl resume --out wrote"}
+	}
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	document, err := io.ReadAll(http.MaxBytesReader(w, r.Body, reference.MaxCommandSize))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &problem{http.StatusRequestEntityTooLarge, fmt.Sprintf("a command has at most %d bytes", reference.MaxCommandSize), "send one signed command"}
+	}
+	if err != nil {
+		return &problem{http.StatusBadRequest, "the command did not come whole", "send it again"}
+	}
+	u, err := cose.Parse(document, reference.MaxCommandSize)
+	if err == nil && u.Type() != cose.Command {
+		err = fmt.Errorf("%w: %s", cose.ErrType, u.Type())
+	}
+	var c reference.Command
+	if err == nil {
+		err = cose.Decode(u.UnverifiedPayload(), reference.MaxCommandSize, &c)
+	}
+	if err != nil {
+		return &problem{http.StatusBadRequest, "no signed command: " + err.Error(), "send the file that factsctl resume --out wrote"}
+	}
+	if string(c.Device) != string(d.UEID[:]) {
+		return &problem{http.StatusConflict, fmt.Sprintf("the command is for another device than %s", d.UEID), "send it to the device that it was signed for"}
+	}
+	if err := s.Commands.Submit(d.UEID, document); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

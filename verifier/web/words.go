@@ -1,0 +1,124 @@
+package web
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/verifier"
+)
+
+// Clean returns foreign text fit for a person's eyes: characters that do not
+// print, and those that turn the direction of writing, become U+FFFD. Text that
+// goes into a page is escaped besides.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsPrint(r):
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
+// Name returns what a person calls the device.
+func (d *Device) Name() string {
+	name := strings.TrimSpace(Clean(d.Model + " " + d.Serial))
+	if name == "" {
+		return d.ID
+	}
+	return name
+}
+
+// State returns where the device stands in its life, in words.
+func (d *Device) State() string {
+	switch {
+	case d.Enrolled == verifier.Revoked.String():
+		return "revoked"
+	case d.Enrolled == verifier.Asked.String():
+		return "asked to be enrolled, its TPM has still to answer"
+	case d.Enrolled == verifier.Proved.String():
+		return "waits for an operator's approval"
+	case d.Sequence == 0:
+		return "approved, no report yet"
+	}
+	switch d.Stage {
+	case reference.StageOperating.String():
+		return "operating"
+	case reference.StageIntegration.String():
+		return "integration: not admitted to operation"
+	case reference.StagePaused.String():
+		if d.Pause != nil && d.Pause.ID == "" {
+			return "pause asked for, not confirmed yet"
+		}
+		return "paused by fail-safe"
+	}
+	return "stage not known"
+}
+
+// KeyLabel returns how the device's key is protected, as it must stand wherever
+// the device is shown.
+func (d *Device) KeyLabel() string {
+	if d.EKProblem != "" {
+		return Clean(d.Protection) + ", maker not proved"
+	}
+	return Clean(d.Protection)
+}
+
+// TierWords returns what a tier means for who relies on the device.
+func TierWords(tier string) string {
+	switch tier {
+	case verifier.TierNone.String():
+		return "not appraised"
+	case verifier.TierAffirming.String():
+		return "as specified"
+	case verifier.TierWarning.String():
+		return "warning"
+	case verifier.TierContraindicated.String():
+		return "do not rely on it"
+	}
+	return "unknown tier"
+}
+
+// Title returns a step of the reaction chain in words.
+func (e *Effect) Title() string {
+	target := Clean(e.Target)
+	switch e.Kind {
+	case reference.Tell.String():
+		return "tell the application"
+	case reference.Freeze.String():
+		return "freeze " + target
+	case reference.Signal.String():
+		return "signal " + target
+	case reference.StopUnit.String():
+		return "stop " + target
+	}
+	return strings.TrimSpace(Clean(e.Kind) + " " + target)
+}
+
+// Ago returns how long before now a time was, in Unix seconds both.
+func Ago(now, at int64) string {
+	s := now - at
+	switch {
+	case at == 0:
+		return "never"
+	case s < -5:
+		return "in the future"
+	case s < 5:
+		return "just now"
+	case s < 120:
+		return fmt.Sprintf("%d s ago", s)
+	case s < 2*3600:
+		return fmt.Sprintf("%d min ago", s/60)
+	case s < 48*3600:
+		return fmt.Sprintf("%d h ago", s/3600)
+	}
+	return fmt.Sprintf("%d days ago", s/86400)
+}
+
+// Stamp returns a time for people.
+func Stamp(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02 15:04:05 UTC") }
