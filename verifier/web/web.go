@@ -9,8 +9,23 @@
 // the device checks. Who must not read is kept out in front of it.
 //
 // There are no sessions, no cookies and nothing from elsewhere on the pages; they
-// work without JavaScript, and with it they follow the stream. The interface is
-// described in docs/http.md.
+// work without JavaScript, and with it they follow the stream.
+//
+//	GET  /                                   page of the fleet; ?tier= shows one result
+//	GET  /devices/{id}                       page of a device
+//	GET  /events                             the stream (Server-Sent Events):
+//	                                         device (Change), refused (Refused), time (Unix seconds)
+//	GET  /api/devices                        list of Device
+//	GET  /api/devices/{id}                   Device
+//	GET  /api/devices/{id}/reports           list of Report, newest first; ?limit= up to 500
+//	GET  /api/devices/{id}/reports/{sequence} the message as it came
+//	GET  /api/devices/{id}/result            signed result (EAR) on the newest report
+//	GET  /api/refused                        list of Refused, newest first; ?limit= up to 500
+//	POST /api/devices/{id}/commands          a signed command; 202 when it is on its way
+//	GET  /healthz                            ok
+//
+// An id is the UEID as 32 hexadecimal digits. What is not possible is answered
+// with a fitting status and a Problem.
 package web
 
 import (
