@@ -498,15 +498,15 @@ func (e *Enforcer) status() Status {
 // process's word: who may ask can cause a pause.
 func (e *Enforcer) acceptPause(p PauseRequest) error {
 	e.mu.Lock()
-	stale := e.policy.ref == nil || e.policy.ref.Digest() != p.Manifest
-	e.mu.Unlock()
-	if stale {
-		e.reload()
-	}
-	e.mu.Lock()
 	if e.rec.Phase.latched() {
 		e.mu.Unlock()
 		return nil
+	}
+	if mayPause(e.policy.ref, p) != nil {
+		// The measuring process may have a newer manifest.
+		e.mu.Unlock()
+		e.reload()
+		e.mu.Lock()
 	}
 	ref := e.policy.ref
 	if err := mayPause(ref, p); err != nil {
@@ -516,10 +516,13 @@ func (e *Enforcer) acceptPause(p PauseRequest) error {
 		e.mu.Unlock()
 		return fmt.Errorf("cannot pause: %w", err)
 	}
-	reason := appraise.Explain(ref, appraise.Result{
+	if e.rec.Phase.latched() {
+		e.mu.Unlock()
+		return nil
+	}
+	e.pause(appraise.Explain(ref, appraise.Result{
 		Stage: reference.StagePaused, Index: p.Rule, Verdict: appraise.Deviates, Reading: p.Reading, Lasted: p.Lasted,
-	})
-	e.pause(reason) // unlocks
+	})) // unlocks
 	return nil
 }
 

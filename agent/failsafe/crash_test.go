@@ -1,0 +1,346 @@
+package failsafe
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/reference/referencetest"
+)
+
+// enforceChild runs an enforcer over a device's directory in this process, to
+// be killed. It says ready on its standard output.
+func enforceChild(dir string) {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	root := func(name string, o reference.Owner) reference.Root {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		fail(err)
+		key, err := cose.ParsePublicKey(data)
+		fail(err)
+		return reference.Root{Key: key, Owner: o}
+	}
+	e, err := New(Config{
+		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), AllowUIDs: []uint32{0},
+		Device: deviceID, Vendor: "Example Medical", Model: "pump-1", AgentVersion: "0.1.0",
+		ManifestPath: filepath.Join(dir, "manifest"), KeyLists: []string{filepath.Join(dir, "keys-m"), filepath.Join(dir, "keys-o")},
+		Roots:      []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
+		Now:        func() reference.Interval { return reference.At(referencetest.Now) },
+		CgroupRoot: cgroupRoot, Ready: func() { fmt.Println("ready") },
+	})
+	fail(err)
+	fail(e.Run(context.Background()))
+}
+
+// A child is an enforcer in a process of its own.
+type child struct {
+	cmd    *exec.Cmd
+	client *Client
+}
+
+func (d *device) child(limits ...string) *child {
+	d.t.Helper()
+	for name, root := range map[string]*cose.Signer{"root-m": d.world.ManufacturerRoot, "root-o": d.world.OperatorRoot} {
+		pem, err := root.Public().PEM()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		d.write(name, pem)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir)
+	cmd.Stderr = d.t.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	c := &child{cmd: cmd, client: Dial(d.cfg.Socket)}
+	d.t.Cleanup(c.kill)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		d.t.Fatalf("the enforcer said %q, %v", line, err)
+	}
+	return c
+}
+
+func (c *child) kill() {
+	c.cmd.Process.Kill()
+	c.cmd.Wait()
+	c.client.Close()
+}
+
+// killWhile kills the child after a part of the time that f usually takes, and
+// returns what f came to.
+func (c *child) killWhile(usual time.Duration, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	<-time.After(time.Duration(rand.Int64N(int64(usual) + 1)))
+	c.kill()
+	return <-done
+}
+
+// The enforcer is killed at 50 random points: 25 times while it pauses and 25
+// times while it resumes.
+func TestKilledAtRandom(t *testing.T) {
+	cgroup := workload(t)
+	d := newDevice(t, freezeStep(cgroup))
+	ctx := context.Background()
+
+	pause := func(c *child) (s Status, err error) { return c.client.Pause(ctx, crossing()) }
+	resume := func(c *child, document []byte) error { _, err := c.client.Resume(ctx, document); return err }
+	settled := func(c *child) Status {
+		for {
+			s, err := c.client.Status(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Phase == PhaseClear || s.Phase == PhasePaused {
+				return s
+			}
+		}
+	}
+
+	// How long both usually take, until everything has settled.
+	c := d.child()
+	begin := time.Now()
+	s, err := pause(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled(c)
+	usual := time.Since(begin)
+	if err := resume(c, d.resume(s.PauseID, d.world.Resume, nil)); err != nil {
+		t.Fatal(err)
+	}
+	settled(c)
+
+	confirmed, unlatched, latched, accepted, finished, held := 0, 0, 0, 0, 0, 0
+	for range 25 {
+		var said Status
+		err := c.killWhile(usual, func() (err error) { said, err = pause(c); return err })
+		c = d.child()
+		s := settled(c)
+		if err == nil {
+			confirmed++
+		}
+		switch {
+		case s.Latch == appraise.LatchPaused:
+			latched++
+			if !frozen(t, cgroup) {
+				t.Fatalf("paused and not frozen: %+v", s)
+			}
+			if err == nil && s.PauseID != said.PauseID {
+				t.Fatalf("it came back with another pause: %x, %x", s.PauseID, said.PauseID)
+			}
+		case err == nil:
+			t.Fatalf("a confirmed pause was lost: %+v", s)
+		default:
+			unlatched++
+			if frozen(t, cgroup) {
+				t.Fatal("frozen before it was latched")
+			}
+			if s, err = pause(c); err != nil {
+				t.Fatal(err)
+			}
+			s = settled(c)
+		}
+
+		document := d.resume(s.PauseID, d.world.Resume, nil)
+		err = c.killWhile(usual, func() error { return resume(c, document) })
+		c = d.child()
+		s = settled(c)
+		if err == nil {
+			accepted++
+		}
+		switch {
+		case s.Latch == appraise.LatchClear:
+			finished++
+			if frozen(t, cgroup) {
+				t.Fatal("resumed and still frozen")
+			}
+		case err == nil:
+			t.Fatalf("an accepted resume was not finished: %+v", s)
+		default:
+			held++
+			if !frozen(t, cgroup) {
+				t.Fatalf("paused and not frozen: %+v", s)
+			}
+			// The document counts if its nonce was not recorded; else a new one is needed.
+			if err := resume(c, document); errors.Is(err, ErrReplayed) {
+				err = resume(c, d.resume(s.PauseID, d.world.Resume, nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			settled(c)
+		}
+		if err := resume(c, document); err == nil {
+			t.Fatal("a resume counted twice")
+		}
+	}
+	t.Logf("25 kills in a pause (usually %v): %d confirmed, %d came back paused, %d were never latched", usual, confirmed, latched, unlatched)
+	t.Logf("25 kills in a resume: %d accepted, %d finished after the restart, %d came back paused", accepted, finished, held)
+}
+
+// System calls of the running enforcer fail, or kill it, one kind after the
+// other. What was confirmed holds.
+func TestSystemCallsFail(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Fatal("strace is needed: apt install strace")
+	}
+	cgroup := workload(t)
+	for _, call := range []string{"fsync", "renameat", "write", "openat"} {
+		for _, fault := range []string{"error=EIO:when=1", "error=EIO:when=2", "error=EIO", "error=ENOSPC", "signal=KILL:when=1", "signal=KILL:when=2"} {
+			t.Run(call+" "+fault, func(t *testing.T) {
+				thaw(t, cgroup)
+				d := newDevice(t, freezeStep(cgroup))
+				c := d.child()
+				trace := exec.Command("strace", "-f", "-qq", "-e", "trace="+call, "-e", "inject="+call+":"+fault, "-p", fmt.Sprint(c.cmd.Process.Pid))
+				// Without -qq it would say so; a look at the kernel's word is as good.
+				if err := trace.Start(); err != nil {
+					t.Fatal(err)
+				}
+				untilTraced(t, c.cmd.Process.Pid)
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				s, err := c.client.Pause(ctx, crossing())
+				confirmed := err == nil && s.Latch == appraise.LatchPaused
+				c.kill()
+				trace.Wait()
+				c = d.child()
+				after, err := c.client.Status(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if confirmed && after.Latch != appraise.LatchPaused {
+					t.Errorf("a confirmed pause was lost: %+v, before %+v", after, s)
+				}
+				if (after.Latch == appraise.LatchPaused) != frozen(t, cgroup) {
+					t.Errorf("latch %s, frozen %v", after.Latch, frozen(t, cgroup))
+				}
+				t.Logf("confirmed %v, degraded %q, then %s", confirmed, s.Degraded, after.Latch)
+			})
+		}
+	}
+}
+
+// untilTraced waits until every thread of a process has a tracer.
+func untilTraced(t *testing.T, pid int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		traced := true
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil || len(tasks) == 0 {
+			t.Fatalf("no threads of %d: %v", pid, err)
+		}
+		for _, task := range tasks {
+			data, err := os.ReadFile(task)
+			if err == nil && strings.Contains(string(data), "TracerPid:\t0\n") {
+				traced = false
+			}
+		}
+		if traced {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("strace never attached")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// small returns a device whose state lies on a file system of its own, of this
+// many bytes.
+func small(t *testing.T, bytes int) *device {
+	t.Helper()
+	d := newDevice(t, nil)
+	if err := os.Mkdir(d.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("none", d.cfg.StateDir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(d.cfg.StateDir, 0) })
+	return d
+}
+
+func TestFullDisk(t *testing.T) {
+	d := small(t, 256<<10)
+	r := d.start()
+	f, err := os.Create(filepath.Join(d.cfg.StateDir, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	s := r.mustPause(t)
+	r.stop()
+	r = d.start()
+	if after := r.status(); after.Latch != appraise.LatchPaused {
+		t.Fatalf("on a full disk the pause was lost: %+v, before %+v", after, s)
+	}
+	// A resume whose nonce cannot be recorded does not count.
+	for err = nil; err == nil; {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	id := r.status().PauseID
+	document := d.resume(id, d.world.Resume, nil)
+	if _, err := r.client.Resume(ctx10(t), document); err == nil {
+		t.Error("a resume was accepted that could not be recorded")
+	}
+	if s := r.status(); s.Latch != appraise.LatchPaused {
+		t.Errorf("%+v", s)
+	}
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Resume(ctx10(t), document); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	r.untilPhase(t, PhaseClear)
+}
+
+func TestReadOnlyDisk(t *testing.T) {
+	d := small(t, 1<<20)
+	r := d.start()
+	if err := syscall.Mount("none", d.cfg.StateDir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	s := r.mustPause(t)
+	if text := strings.Join(s.Degraded, "\n"); !strings.Contains(text, "read-only file system") {
+		t.Errorf("a pause that could not be written is not said: %q", s.Degraded)
+	}
+	if s = r.untilPhase(t, PhasePaused); !s.Effects[0].Done {
+		t.Errorf("%+v", s)
+	}
+	if _, err := r.client.Resume(ctx10(t), d.resume(s.PauseID, d.world.Resume, nil)); err == nil {
+		t.Error("a resume was accepted that could not be recorded")
+	}
+}
