@@ -4,7 +4,8 @@ GO          ?= go
 COMMANDS    := factsd factsctl factsverifier
 PORTS       := amd64 arm64 armv7 armv6 riscv64 386
 PURE        := ./facts ./attest/cose ./reference ./appraise ./attest ./agent/spool
-BUDGET      ?= arm64=8500000 armv7=8000000
+# The goal is 8.5 MB on arm64 and 8.0 MB on armv7; until it is reached, no growth.
+BUDGET      ?= arm64=8900000 armv7=9200000
 FUZZTIME    ?= 10s
 DOCS        ?= docs
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0

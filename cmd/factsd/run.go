@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -87,8 +86,8 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return derr
 	}
 	if errors.Is(err, agent.ErrNewManifest) {
-		log.Info("starting anew: another manifest is in place")
-		return restart()
+		log.Info("ending, to be started anew by the supervisor: another manifest is in place")
+		return nil
 	}
 	return err
 }
@@ -165,15 +164,6 @@ func status(ctx context.Context, c *config, _ *slog.Logger, out io.Writer) error
 		fmt.Fprintf(out, "degraded: %s\n", d)
 	}
 	return nil
-}
-
-// restart replaces the process by a new one with the same arguments.
-func restart() error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot start anew: %w", err)
-	}
-	return syscall.Exec(self, os.Args, os.Environ())
 }
 
 // readBootID reads the kernel's random id of this boot.
