@@ -197,7 +197,7 @@ func newFactsExplainCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "explain NAME",
 		Short:   "Explain a fact and what this machine makes of it",
-		Long:    "Shows the definition of a fact, its value on this machine or why there is none, and a rule to begin with.",
+		Long:    "Shows the definition of a fact, its value on this machine or why there is none,\nand a rule to begin with.",
 		Example: `  factsctl facts explain network.listening`,
 		Args:    cobra.ExactArgs(1),
 	}

@@ -250,7 +250,7 @@ func newManifestVerifyCommand() *cobra.Command {
 the signature by a key that the list gives the role "manifest", model, sequence,
 validity and content.`,
 		Example: `  factsctl manifest verify pump-1.manifest --root root.key.pub --keys keys.signed --model pump-1
-  factsctl manifest verify pump-1.manifest --root root.key.pub --keys keys.signed --floor 3 --at 2027-01-01`,
+  factsctl manifest verify pump-1.manifest --root root.key.pub --keys keys.signed --floor 3`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := c.Flags()

@@ -192,7 +192,7 @@ worth. Facts that could not be read get no rule. Fail-safe extremes cannot be
 measured on a sound device: those in the draft are marked, replace them by the
 limits of your safety case. Read the whole draft before you sign it.`,
 		Example: `  factsctl manifest draft golden.jsonl --vendor "Example Medical" --model pump-1 --out pump-1.toml
-  factsctl manifest draft a.jsonl b.jsonl c.jsonl --vendor "Example Medical" --model pump-1 --margin 10`,
+  factsctl manifest draft a.jsonl b.jsonl --vendor "Example Medical" --model pump-1 --margin 10`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	f := c.Flags()
