@@ -44,6 +44,8 @@ func reading(t testing.TB, name string, v any) facts.Reading {
 	switch v := v.(type) {
 	case int:
 		r.Value = facts.IntValue(int64(v))
+	case int64:
+		r.Value = facts.IntValue(v)
 	case bool:
 		r.Value = facts.BoolValue(v)
 	case string:
@@ -108,7 +110,7 @@ func TestDraft(t *testing.T) {
 		{"sometimes absent", "cpu.load", []any{100, facts.Absent}, operating, "max=150 if_absent"},
 		{"not yet", "cpu.usage", []any{facts.Pending}, "", "it never had a value"},
 		{"not yet at first", "cpu.load", []any{facts.Pending, 100}, operating, "max=150"},
-		{"beyond all measure", "cpu.load", []any{1 << 60}, "", "beyond what a machine shows"},
+		{"beyond all measure", "cpu.load", []any{int64(1 << 60)}, "", "beyond what a machine shows"},
 		{"the agent", "software.agent", []any{"0.1.0"}, "", "min_agent"},
 	} {
 		m, notes, err := baseline.Draft([]*baseline.Recording{record(t, "b", tt.fact, tt.values...)}, options)
