@@ -12,9 +12,10 @@ import (
 // allocate whatever length a packet claims (256 MB) and panics on some packets
 // that no broker sends in earnest.
 //
-// It also is where the loss of the connection is noticed. The library is told
-// "closed by this side": then it goes on taking packets and fails each of them,
-// where otherwise a Publish under way would wait for its timeout.
+// It also is where the loss of the connection is noticed. The library sees a
+// connection that was closed by this side and takes what is written: it would
+// otherwise stop its workers at once, and a Publish under way would wait for its
+// timeout.
 type conn struct {
 	net.Conn
 	in   inspector
@@ -40,12 +41,10 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err != nil {
+	if _, err := c.Conn.Write(p); err != nil {
 		c.fail(err)
-		err = net.ErrClosed
 	}
-	return n, err
+	return len(p), nil
 }
 
 // Close closes the connection for a reason of this side.

@@ -84,7 +84,7 @@ type Config struct {
 
 const (
 	window         = 16               // messages of one class on their way
-	connectTimeout = 30 * time.Second // name, TCP, TLS with a TPM's signature, CONNACK
+	connectTimeout = 15 * time.Second // name, TCP, TLS with a TPM's signature, CONNACK
 	writeTimeout   = 10 * time.Second
 	farewell       = 500 * time.Millisecond // for what is said at the end
 	inboxSize      = 64
