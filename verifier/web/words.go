@@ -84,6 +84,9 @@ func TierWords(tier string) string {
 	return "unknown tier"
 }
 
+// Why returns the reason of a pause, as it follows on "paused by fail-safe".
+func (p *Pause) Why() string { return strings.TrimPrefix(Clean(p.Reason), "fail-safe: ") }
+
 // Title returns a step of the reaction chain in words.
 func (e *Effect) Title() string {
 	target := Clean(e.Target)
