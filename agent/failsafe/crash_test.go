@@ -48,13 +48,13 @@ func enforceChild(dir string) {
 	fail(e.Run(context.Background()))
 }
 
-// A child is an enforcer in a process of its own.
+// A child is an enforcer in a process of its own, in a cgroup by its descriptor.
 type child struct {
 	cmd    *exec.Cmd
 	client *Client
 }
 
-func (d *device) child(limits ...string) *child {
+func (d *device) child(cgroup ...int) *child {
 	d.t.Helper()
 	for name, root := range map[string]*cose.Signer{"root-m": d.world.ManufacturerRoot, "root-o": d.world.OperatorRoot} {
 		pem, err := root.Public().PEM()
@@ -67,6 +67,9 @@ func (d *device) child(limits ...string) *child {
 	cmd.Env = append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir)
 	cmd.Stderr = d.t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	for _, fd := range cgroup {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		d.t.Fatal(err)
