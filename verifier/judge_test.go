@@ -13,6 +13,7 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 	"github.com/miotfacts/miotfacts/verifier"
+	"github.com/miotfacts/miotfacts/verifier/verifiertest"
 )
 
 // claim sets the verdict that the device claims for a rule.
@@ -39,7 +40,7 @@ func TestFindings(t *testing.T) {
 	)
 	for _, c := range []struct {
 		name   string
-		device func(d *device)
+		device func(d *verifiertest.Device)
 		report func(r *attest.Report)
 		kind   attest.Kind // routine after a boot report unless set
 		code   verifier.Reason
@@ -48,17 +49,19 @@ func TestFindings(t *testing.T) {
 		whole  verifier.Tier // of the record
 	}{
 		{name: "sound", code: verifier.ReasonKeyFile, tier: none, words: "file", whole: good},
-		{name: "operating deviates", device: func(d *device) { d.set(listening, facts.SetValue([]string{"tcp/0.0.0.0:23"})) },
+		{name: "operating deviates", device: func(d *verifiertest.Device) {
+			d.Set(verifiertest.Listening, facts.SetValue([]string{"tcp/0.0.0.0:23"}))
+		},
 			code: verifier.ReasonDeviates, tier: warn, words: "tcp/0.0.0.0:23, which nobody declared", whole: warn},
-		{name: "deviates for its hold", device: func(d *device) { d.set(cpuUsage, facts.IntValue(950)) },
+		{name: "deviates for its hold", device: func(d *verifiertest.Device) { d.Set(verifiertest.CPUUsage, facts.IntValue(950)) },
 			code: verifier.ReasonDeviates, tier: warn, words: "cpu.usage is 950 permille; expected at most 800", whole: warn},
-		{name: "unreadable", device: func(d *device) { d.status(listening, facts.Unreadable) },
+		{name: "unreadable", device: func(d *verifiertest.Device) { d.Status(verifiertest.Listening, facts.Unreadable) },
 			code: verifier.ReasonNotAppraised, tier: warn, words: "network.listening is unreadable", whole: warn},
-		{name: "absent, which the rule allows", device: func(d *device) { d.status(appFlow, facts.Absent) },
+		{name: "absent, which the rule allows", device: func(d *verifiertest.Device) { d.Status(verifiertest.AppFlow, facts.Absent) },
 			code: verifier.ReasonNotAppraised, tier: none, words: "app.flow is absent", whole: good},
-		{name: "absent, which the rule does not allow", device: func(d *device) { d.status(listening, facts.Absent) },
+		{name: "absent, which the rule does not allow", device: func(d *verifiertest.Device) { d.Status(verifiertest.Listening, facts.Absent) },
 			code: verifier.ReasonDeviates, tier: warn, words: "network.listening is absent", whole: warn},
-		{name: "extreme", device: func(d *device) { d.set(appFlow, facts.IntValue(700)) }, report: paused,
+		{name: "extreme", device: func(d *verifiertest.Device) { d.Set(verifiertest.AppFlow, facts.IntValue(700)) }, report: paused,
 			code: verifier.ReasonExtreme, tier: contra, words: "fail-safe: app.flow is 700 ml/h; expected at most 500 ml/h", whole: contra},
 		{name: "paused", report: paused,
 			code: verifier.ReasonPaused, tier: contra, words: "flow above 500 ml/h; steps without their effect: freeze medical.slice: not frozen", whole: contra},
@@ -66,61 +69,65 @@ func TestFindings(t *testing.T) {
 			code: verifier.ReasonPaused, tier: contra, words: "not confirmed", whole: contra},
 		{name: "not admitted yet", report: func(r *attest.Report) { r.Body.Stage = integration },
 			code: verifier.ReasonIntegration, tier: warn, words: "yet", whole: warn},
-		{name: "integration failed", kind: attest.KindBoot, device: func(d *device) { d.set(bootTotal, facts.IntValue(60_000)) },
+		{name: "integration failed", kind: attest.KindBoot, device: func(d *verifiertest.Device) { d.Set(verifiertest.BootTotal, facts.IntValue(60_000)) },
 			report: func(r *attest.Report) { r.Body.Stage = integration },
 			code:   verifier.ReasonIntegration, tier: contra, words: "failed", whole: contra},
-		{name: "no manifest", device: func(d *device) { d.ref = nil },
+		{name: "no manifest", device: func(d *verifiertest.Device) { d.Ref = nil },
 			code: verifier.ReasonNoReference, tier: warn, words: "no valid manifest", whole: warn},
 		{name: "note", report: func(r *attest.Report) { r.Body.Notes = []string{"the enforcer does not answer"} },
 			code: verifier.ReasonNote, tier: warn, words: "the enforcer does not answer", whole: warn},
 		{name: "dropped", report: func(r *attest.Report) { r.Body.Dropped = 7 },
 			code: verifier.ReasonDropped, tier: warn, words: "7 reports", whole: warn},
-		{name: "another boot, the same count", device: func(d *device) { d.reboot(); d.boots-- }, kind: attest.KindBoot,
+		{name: "another boot, the same count", device: func(d *verifiertest.Device) { d.Reboot(); d.Boots-- }, kind: attest.KindBoot,
 			code: verifier.ReasonBootHistory, tier: warn, words: "another boot with boot count 1 after 1", whole: warn},
-		{name: "the same boot, another count", device: func(d *device) { d.boots++ },
+		{name: "the same boot, another count", device: func(d *verifiertest.Device) { d.Boots++ },
 			code: verifier.ReasonBootHistory, tier: warn, words: "within one boot", whole: warn},
 		{name: "uptime goes back", report: func(r *attest.Report) { r.Uptime = 1 },
 			code: verifier.ReasonBootHistory, tier: warn, words: "uptime went back", whole: warn},
 
 		// What the device claims is held against its facts.
-		{name: "claims to pass, its facts deviate", device: func(d *device) { d.set(listening, facts.SetValue([]string{"tcp/0.0.0.0:23"})) },
+		{name: "claims to pass, its facts deviate", device: func(d *verifiertest.Device) {
+			d.Set(verifiertest.Listening, facts.SetValue([]string{"tcp/0.0.0.0:23"}))
+		},
 			report: func(r *attest.Report) { claim(r, operating, 1, appraise.Passes) },
 			code:   verifier.ReasonClaim, tier: contra, words: "claims that a rule passes, its facts say that it deviates", whole: contra},
-		{name: "claims to pass, its facts deviate for the whole hold", device: func(d *device) { d.set(appFlow, facts.IntValue(700)) },
+		{name: "claims to pass, its facts deviate for the whole hold", device: func(d *verifiertest.Device) { d.Set(verifiertest.AppFlow, facts.IntValue(700)) },
 			report: func(r *attest.Report) { claim(r, failSafe, 0, appraise.Passes) },
 			code:   verifier.ReasonClaim, tier: contra, words: "deviates: fail-safe: app.flow", whole: contra},
-		{name: "claims that a fact was not read that it reports", device: func(d *device) { d.set(listening, facts.SetValue([]string{"tcp/0.0.0.0:23"})) },
+		{name: "claims that a fact was not read that it reports", device: func(d *verifiertest.Device) {
+			d.Set(verifiertest.Listening, facts.SetValue([]string{"tcp/0.0.0.0:23"}))
+		},
 			report: func(r *attest.Report) { claim(r, operating, 1, appraise.NotAppraised) },
 			code:   verifier.ReasonClaim, tier: contra, words: "not appraised", whole: contra},
-		{name: "claims that a fact passes that was not read", device: func(d *device) { d.status(listening, facts.Unreadable) },
+		{name: "claims that a fact passes that was not read", device: func(d *verifiertest.Device) { d.Status(verifiertest.Listening, facts.Unreadable) },
 			report: func(r *attest.Report) { claim(r, operating, 1, appraise.Passes) },
 			code:   verifier.ReasonClaim, tier: contra, words: "unreadable", whole: contra},
-		{name: "claims absence of a fact that was not read", device: func(d *device) { d.status(appFlow, facts.Unreadable) },
+		{name: "claims absence of a fact that was not read", device: func(d *verifiertest.Device) { d.Status(verifiertest.AppFlow, facts.Unreadable) },
 			report: func(r *attest.Report) { claim(r, failSafe, 0, appraise.AbsentHere) },
 			code:   verifier.ReasonClaim, tier: contra, words: "absent", whole: contra},
 		{name: "claims to deviate, its facts pass", report: func(r *attest.Report) { claim(r, operating, 1, appraise.Deviates) },
 			code: verifier.ReasonClaim, tier: warn, words: "its facts say that it passes", whole: warn},
-		{name: "routine report hides what the boot report has shown", device: func(d *device) {
-			d.reboot()
-			d.set(bootTotal, facts.IntValue(60_000))
-			boot := d.report(attest.KindBoot)
+		{name: "routine report hides what the boot report has shown", device: func(d *verifiertest.Device) {
+			d.Reboot()
+			d.Set(verifiertest.BootTotal, facts.IntValue(60_000))
+			boot := d.Report(attest.KindBoot)
 			boot.Body.Stage = integration
-			d.accepted(encode(d.f, d.seal(boot)))
+			d.Accepted(verifiertest.Encode(d.Fleet, d.Seal(boot)))
 		}, report: func(r *attest.Report) { claim(r, integration, 0, appraise.Passes) },
 			code: verifier.ReasonClaim, tier: contra, words: "its facts say that it deviates: integration: boot.total is 60000 ms", whole: contra},
 		{name: "routine report is worse than the boot report", report: func(r *attest.Report) { claim(r, integration, 0, appraise.Deviates) },
 			code: verifier.ReasonClaim, tier: warn, words: "boot.total is 12000 ms", whole: warn},
-		{name: "operates though an extreme is crossed", device: func(d *device) { d.set(appFlow, facts.IntValue(700)) },
+		{name: "operates though an extreme is crossed", device: func(d *verifiertest.Device) { d.Set(verifiertest.AppFlow, facts.IntValue(700)) },
 			code: verifier.ReasonClaim, tier: contra, words: "claims to operate, and a fail-safe extreme", whole: contra},
-		{name: "operates though its boot deviates", kind: attest.KindBoot, device: func(d *device) { d.set(bootTotal, facts.IntValue(60_000)) },
+		{name: "operates though its boot deviates", kind: attest.KindBoot, device: func(d *verifiertest.Device) { d.Set(verifiertest.BootTotal, facts.IntValue(60_000)) },
 			code: verifier.ReasonClaim, tier: contra, words: "claims to operate, and its boot deviates: integration: boot.total is 60000 ms", whole: contra},
-		{name: "boot report is missing", device: func(d *device) { d.reboot() },
+		{name: "boot report is missing", device: func(d *verifiertest.Device) { d.Reboot() },
 			code: verifier.ReasonNotAppraised, tier: warn, words: "1 rules on facts of the boot rest on the device's word", whole: warn},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFleet(t)
-			d := f.device().enrolled()
-			if r := d.accepted(d.message(attest.KindBoot)); r.Tier != good {
+			f := verifiertest.New(t)
+			d := f.NewDevice().Enrolled()
+			if r := d.Accepted(d.Message(attest.KindBoot)); r.Tier != good {
 				t.Fatalf("a sound boot: %+v", r.Findings)
 			}
 			if c.device != nil {
@@ -129,11 +136,11 @@ func TestFindings(t *testing.T) {
 			if c.kind == 0 {
 				c.kind = attest.KindRoutine
 			}
-			report := d.report(c.kind)
+			report := d.Report(c.kind)
 			if c.report != nil {
 				c.report(report)
 			}
-			r := d.accepted(encode(t, d.seal(report)))
+			r := d.Accepted(verifiertest.Encode(t, d.Seal(report)))
 			if !slices.ContainsFunc(r.Findings, func(f verifier.Finding) bool {
 				return f.Code == c.code && f.Tier == c.tier && strings.Contains(f.Text, c.words)
 			}) {
@@ -142,14 +149,14 @@ func TestFindings(t *testing.T) {
 			if r.Tier != c.whole {
 				t.Errorf("tier %s, want %s: %+v", r.Tier, c.whole, r.Findings)
 			}
-			result, err := verifier.OpenResult(r.Result, f.world.Result.Public())
+			result, err := verifier.OpenResult(r.Result, f.World.Result.Public())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if a := result.Submods[d.ueid.String()]; a.Status != r.Tier {
+			if a := result.Submods[d.UEID.String()]; a.Status != r.Tier {
 				t.Errorf("result %s, record %s: %+v", a.Status, r.Tier, a)
 			}
-			if v := d.view(); v.Tier != r.Tier || v.Stage != report.Body.Stage || v.LastSeen != f.now {
+			if v := d.View(); v.Tier != r.Tier || v.Stage != report.Body.Stage || v.LastSeen != f.Now {
 				t.Errorf("device: %+v", v)
 			}
 		})
@@ -159,40 +166,40 @@ func TestFindings(t *testing.T) {
 func TestEditions(t *testing.T) {
 	newer := referencetest.Example()
 	newer.Sequence++
-	f := newFleet(t)
-	refs := []*reference.Reference{f.ref, f.world.Open(t, newer)}
+	f := verifiertest.New(t)
+	refs := []*reference.Reference{f.Ref, f.World.Open(t, newer)}
 	var err error
-	if f.Verifier, err = verifier.New(verifier.Config{References: refs, Result: f.world.Result}, f.store); err != nil {
+	if f.Verifier, err = verifier.New(verifier.Config{References: refs, Result: f.World.Result}, f.Store); err != nil {
 		t.Fatal(err)
 	}
-	d := f.device().enrolled()
-	if r := d.accepted(d.message(attest.KindBoot)); !has(r.Findings, verifier.ReasonOldManifest, verifier.TierWarning) {
+	d := f.NewDevice().Enrolled()
+	if r := d.Accepted(d.Message(attest.KindBoot)); !has(r.Findings, verifier.ReasonOldManifest, verifier.TierWarning) {
 		t.Errorf("%+v", r.Findings)
 	}
-	d.ref = refs[1]
-	if r := d.accepted(d.message(attest.KindBoot)); r.Tier != verifier.TierAffirming {
+	d.Ref = refs[1]
+	if r := d.Accepted(d.Message(attest.KindBoot)); r.Tier != verifier.TierAffirming {
 		t.Errorf("%+v", r.Findings)
 	}
-	f.now = newer.NotAfter + 86400
-	if r := d.accepted(d.message(attest.KindRoutine)); !has(r.Findings, verifier.ReasonOldManifest, verifier.TierWarning) {
+	f.Now = newer.NotAfter + 86400
+	if r := d.Accepted(d.Message(attest.KindRoutine)); !has(r.Findings, verifier.ReasonOldManifest, verifier.TierWarning) {
 		t.Errorf("ended: %+v", r.Findings)
 	}
 }
 
 // Alarms overtake: reports come in any order, a gap shows and closes again.
 func TestOutOfOrder(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
 	var m [][]byte
 	for i := range 6 {
 		kind := attest.KindRoutine
 		if i == 0 {
 			kind = attest.KindBoot
 		}
-		m = append(m, d.message(kind))
+		m = append(m, d.Message(kind))
 	}
 	gap := func() (verifier.Finding, bool) {
-		v := d.view()
+		v := d.View()
 		i := slices.IndexFunc(v.Findings, func(f verifier.Finding) bool { return f.Code == verifier.ReasonGap })
 		if i < 0 {
 			return verifier.Finding{}, false
@@ -211,25 +218,25 @@ func TestOutOfOrder(t *testing.T) {
 		{5, "1 reports between 1 and 6", 6},
 		{2, "", 6},
 	} {
-		d.accepted(m[step.message])
+		d.Accepted(m[step.message])
 		found, ok := gap()
 		if ok != (step.gap != "") || !strings.HasPrefix(found.Text, step.gap) {
 			t.Errorf("after report %d: %q, want %q", step.message+1, found.Text, step.gap)
 		}
-		if v := d.view(); v.Sequence != step.newest {
+		if v := d.View(); v.Sequence != step.newest {
 			t.Errorf("after report %d: newest %d, want %d", step.message+1, v.Sequence, step.newest)
 		}
 	}
-	if v := d.view(); v.Missing != 0 || v.First != 1 {
+	if v := d.View(); v.Missing != 0 || v.First != 1 {
 		t.Errorf("%d missing since %d", v.Missing, v.First)
 	}
-	d.sequence += 3
-	d.digest = bytes.Repeat([]byte{1}, 32)
-	d.accepted(d.message(attest.KindRoutine))
+	d.Sequence += 3
+	d.Digest = bytes.Repeat([]byte{1}, 32)
+	d.Accepted(d.Message(attest.KindRoutine))
 	if _, ok := gap(); !ok {
 		t.Error("no gap")
 	}
-	f.now += 24*3600 + 1
+	f.Now += 24*3600 + 1
 	if found, ok := gap(); ok {
 		t.Errorf("a day later: %q", found.Text)
 	}
@@ -237,47 +244,47 @@ func TestOutOfOrder(t *testing.T) {
 
 // A late alarm does not make an operating device look paused.
 func TestLateReportDoesNotBecomeTheNewest(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	d.accepted(d.message(attest.KindBoot))
-	alarm := d.report(attest.KindAlarm)
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
+	alarm := d.Report(attest.KindAlarm)
 	paused(alarm)
-	late := encode(t, d.seal(alarm))
-	d.accepted(d.message(attest.KindRoutine))
-	if r := d.accepted(late); r.Tier != verifier.TierContraindicated {
+	late := verifiertest.Encode(t, d.Seal(alarm))
+	d.Accepted(d.Message(attest.KindRoutine))
+	if r := d.Accepted(late); r.Tier != verifier.TierContraindicated {
 		t.Errorf("the alarm itself: %s", r.Tier)
 	}
-	if v := d.view(); v.Stage != reference.StageOperating || v.Pause != nil || v.Tier != verifier.TierAffirming {
+	if v := d.View(); v.Stage != reference.StageOperating || v.Pause != nil || v.Tier != verifier.TierAffirming {
 		t.Errorf("%s %+v %s", v.Stage, v.Pause, v.Tier)
 	}
 }
 
 func TestSilence(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	silent := func() bool { return has(d.view().Findings, verifier.ReasonSilent, verifier.TierWarning) }
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	silent := func() bool { return has(d.View().Findings, verifier.ReasonSilent, verifier.TierWarning) }
 	const limit = 3*60 + 60 // three times the manifest's report_every, and a reboot
-	approved := f.now
-	if f.now = approved + limit; silent() {
+	approved := f.Now
+	if f.Now = approved + limit; silent() {
 		t.Error("silent at once after approval")
 	}
-	if f.now++; !silent() {
+	if f.Now++; !silent() {
 		t.Error("never a report, and not silent")
 	}
-	d.accepted(d.message(attest.KindBoot))
+	d.Accepted(d.Message(attest.KindBoot))
 	if silent() {
 		t.Error("silent though it reports")
 	}
-	f.now += limit + 1
+	f.Now += limit + 1
 	// A restart of the verifier knows as much.
 	var err error
-	if f.Verifier, err = verifier.New(verifier.Config{References: []*reference.Reference{f.ref}, Result: f.world.Result}, f.store); err != nil {
+	if f.Verifier, err = verifier.New(verifier.Config{References: []*reference.Reference{f.Ref}, Result: f.World.Result}, f.Store); err != nil {
 		t.Fatal(err)
 	}
-	if !silent() || d.view().Tier != verifier.TierWarning {
+	if !silent() || d.View().Tier != verifier.TierWarning {
 		t.Error("not silent after a restart")
 	}
-	all, err := f.Devices(f.now)
+	all, err := f.Devices(f.Now)
 	if err != nil || len(all) != 1 || !has(all[0].Findings, verifier.ReasonSilent, verifier.TierWarning) {
 		t.Errorf("%+v %v", all, err)
 	}
@@ -287,86 +294,86 @@ func TestBootState(t *testing.T) {
 	e := tpmtest.New(t)
 	m := referencetest.Example()
 	m.Boot = &reference.Boot{PCRs: []int{0, 7}}
-	f := newFleetOf(t, m)
-	d := f.tpmDevice(e.Addr).enrolled()
+	f := verifiertest.Of(t, m)
+	d := f.NewTPMDevice(e.Addr).Enrolled()
 
 	// Reports of a boot that no quote has proved.
-	r := d.accepted(d.message(attest.KindRoutine))
+	r := d.Accepted(d.Message(attest.KindRoutine))
 	if !has(r.Findings, verifier.ReasonBootUnknown, verifier.TierWarning) {
 		t.Errorf("no quote yet: %+v", r.Findings)
 	}
-	boot := d.report(attest.KindBoot)
-	unquoted := d.seal(boot)
+	boot := d.Report(attest.KindBoot)
+	unquoted := d.Seal(boot)
 	unquoted.Quote = nil
-	r = d.accepted(encode(t, unquoted))
+	r = d.Accepted(verifiertest.Encode(t, unquoted))
 	if r.Quoted || !has(r.Findings, verifier.ReasonBootUnknown, verifier.TierWarning) {
 		t.Errorf("boot report without a quote: %+v", r.Findings)
 	}
 	// A manifest that accepts nothing: visible, and no reproach.
-	r = d.accepted(d.message(attest.KindBoot))
+	r = d.Accepted(d.Message(attest.KindBoot))
 	if !r.Quoted || r.Tier != verifier.TierAffirming || !has(r.Findings, verifier.ReasonNotAppraised, verifier.TierNone) {
 		t.Errorf("nothing to accept: %s %+v", r.Tier, r.Findings)
 	}
 	// It holds for the reports of the same boot that come without a quote.
-	r = d.accepted(d.message(attest.KindRoutine))
+	r = d.Accepted(d.Message(attest.KindRoutine))
 	if r.Quoted || has(r.Findings, verifier.ReasonBootUnknown, verifier.TierWarning) {
 		t.Errorf("after the quote: %+v", r.Findings)
 	}
 
 	// The right digest, then a wrong one, in new editions of the manifest.
-	digest, err := d.tpm.PCRDigest([]int{0, 7})
+	digest, err := d.TPM.PCRDigest([]int{0, 7})
 	if err != nil {
 		t.Fatal(err)
 	}
 	edition := func(accept []byte) {
 		m.Sequence++
 		m.Boot.Accept = [][]byte{accept}
-		d.ref = f.world.Open(t, m)
-		cfg := verifier.Config{References: []*reference.Reference{d.ref}, Result: f.world.Result, Command: f.world.Command}
-		if f.Verifier, err = verifier.New(cfg, f.store); err != nil {
+		d.Ref = f.World.Open(t, m)
+		cfg := verifier.Config{References: []*reference.Reference{d.Ref}, Result: f.World.Result, Command: f.World.Command}
+		if f.Verifier, err = verifier.New(cfg, f.Store); err != nil {
 			t.Fatal(err)
 		}
 	}
 	edition(digest)
-	r = d.accepted(d.message(attest.KindBoot))
-	result, err := verifier.OpenResult(r.Result, f.world.Result.Public())
+	r = d.Accepted(d.Message(attest.KindBoot))
+	result, err := verifier.OpenResult(r.Result, f.World.Result.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Tier != verifier.TierAffirming || result.Submods[d.ueid.String()].Vector[verifier.Executables] != 3 {
+	if r.Tier != verifier.TierAffirming || result.Submods[d.UEID.String()].Vector[verifier.Executables] != 3 {
 		t.Errorf("accepted boot: %+v %+v", r.Findings, result)
 	}
 	edition(bytes.Repeat([]byte{1}, 32))
-	d.accepted(d.message(attest.KindBoot))
-	r = d.accepted(d.message(attest.KindRoutine)) // still of that boot
+	d.Accepted(d.Message(attest.KindBoot))
+	r = d.Accepted(d.Message(attest.KindRoutine)) // still of that boot
 	if r.Tier != verifier.TierContraindicated || !has(r.Findings, verifier.ReasonBootState, verifier.TierContraindicated) {
 		t.Errorf("another boot state: %+v", r.Findings)
 	}
 
 	// A quote over other PCRs, over other bytes, by another key.
 	for name, spoil := range map[string]func(m *attest.Message){
-		"other PCRs":    func(m *attest.Message) { m.Quote = d.quote(nil, m.Report, []int{0}) },
-		"other report":  func(m *attest.Message) { m.Quote = d.quote(nil, []byte("x"), []int{0, 7}) },
-		"other nonce":   func(m *attest.Message) { m.Quote = d.quote(make([]byte, 16), m.Report, []int{0, 7}) },
-		"other TPM":     func(m *attest.Message) { m.Quote = f.tpmDevice(swtpm(t)).quote(nil, m.Report, []int{0, 7}) },
+		"other PCRs":    func(m *attest.Message) { m.Quote = d.Quote(nil, m.Report, []int{0}) },
+		"other report":  func(m *attest.Message) { m.Quote = d.Quote(nil, []byte("x"), []int{0, 7}) },
+		"other nonce":   func(m *attest.Message) { m.Quote = d.Quote(make([]byte, 16), m.Report, []int{0, 7}) },
+		"other TPM":     func(m *attest.Message) { m.Quote = f.NewTPMDevice(tpmtest.Start(t)).Quote(nil, m.Report, []int{0, 7}) },
 		"changed value": func(m *attest.Message) { m.Quote.PCRs[0].Digest[0] ^= 1 },
 		"value missing": func(m *attest.Message) { m.Quote.PCRs = m.Quote.PCRs[1:] },
 		"SHA-1 bank":    func(m *attest.Message) { m.Quote.Bank = 4 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			sequence, digest := d.sequence, d.digest
-			defer func() { d.sequence, d.digest = sequence, digest }()
-			m := d.seal(d.report(attest.KindBoot))
+			sequence, digest := d.Sequence, d.Digest
+			defer func() { d.Sequence, d.Digest = sequence, digest }()
+			m := d.Seal(d.Report(attest.KindBoot))
 			spoil(m)
-			f.wantRefused(d.delivery(encode(t, m)), verifier.ReasonQuote)
+			wantRefused(f, d.Delivery(verifiertest.Encode(t, m)), verifier.ReasonQuote)
 		})
 	}
 	t.Run("challenge without a quote", func(t *testing.T) {
-		answer := d.report(attest.KindChallenge)
-		answer.Nonce = d.challenge()
-		m := d.seal(answer)
+		answer := d.Report(attest.KindChallenge)
+		answer.Nonce = d.Challenge()
+		m := d.Seal(answer)
 		m.Quote = nil
-		f.wantRefused(d.delivery(encode(t, m)), verifier.ReasonNoQuote)
+		wantRefused(f, d.Delivery(verifiertest.Encode(t, m)), verifier.ReasonNoQuote)
 	})
 }
 
@@ -374,34 +381,34 @@ func TestBootState(t *testing.T) {
 // that goes back is one.
 func TestTPMClock(t *testing.T) {
 	e := tpmtest.New(t)
-	f := newFleet(t)
-	d := f.tpmDevice(e.Addr).enrolled()
-	d.accepted(d.message(attest.KindBoot))
+	f := verifiertest.New(t)
+	d := f.NewTPMDevice(e.Addr).Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
 
 	e.Kill()
 	e.PowerOn()
-	d2 := f.tpmDevice(e.Addr)
-	if d2.ueid != d.ueid {
+	d2 := f.NewTPMDevice(e.Addr)
+	if d2.UEID != d.UEID {
 		t.Fatal("the TPM has another identity after a power cut")
 	}
-	d.tpm, d.signer = d2.tpm, d2.signer
-	d.reboot()
-	r := d.accepted(d.message(attest.KindBoot))
+	d.TPM, d.Signer = d2.TPM, d2.Signer
+	d.Reboot()
+	r := d.Accepted(d.Message(attest.KindBoot))
 	if r.Tier != verifier.TierAffirming {
 		t.Errorf("after a power cut: %+v", r.Findings)
 	}
 
 	rewind := func(change func(c *verifier.Clock)) *verifier.Record {
 		t.Helper()
-		known, err := f.store.Device(d.ueid)
+		known, err := f.Store.Device(d.UEID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		change(known.Clock)
-		if err := f.store.Save(known); err != nil {
+		if err := f.Store.Save(known); err != nil {
 			t.Fatal(err)
 		}
-		return d.accepted(d.message(attest.KindBoot))
+		return d.Accepted(d.Message(attest.KindBoot))
 	}
 	r = rewind(func(c *verifier.Clock) { c.ResetCount++ })
 	if !has(r.Findings, verifier.ReasonTPMRewind, verifier.TierWarning) {
@@ -411,26 +418,26 @@ func TestTPMClock(t *testing.T) {
 	if !has(r.Findings, verifier.ReasonTPMRewind, verifier.TierWarning) {
 		t.Errorf("restart count went back: %+v", r.Findings)
 	}
-	if r = d.accepted(d.message(attest.KindBoot)); r.Tier != verifier.TierAffirming {
+	if r = d.Accepted(d.Message(attest.KindBoot)); r.Tier != verifier.TierAffirming {
 		t.Errorf("told once: %+v", r.Findings)
 	}
 }
 
 func TestQuoteOfAKeyFileDevice(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	m := d.seal(d.report(attest.KindBoot))
-	m.Quote = f.tpmDevice(swtpm(t)).quote(nil, m.Report, []int{0, 1, 2, 3, 4, 5, 6, 7})
-	f.wantRefused(d.delivery(encode(t, m)), verifier.ReasonQuote)
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	m := d.Seal(d.Report(attest.KindBoot))
+	m.Quote = f.NewTPMDevice(tpmtest.Start(t)).Quote(nil, m.Report, []int{0, 1, 2, 3, 4, 5, 6, 7})
+	wantRefused(f, d.Delivery(verifiertest.Encode(t, m)), verifier.ReasonQuote)
 }
 
 func TestEvents(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	f.events = nil
-	d.accepted(d.message(attest.KindBoot))
-	f.handle(d.delivery([]byte("garbage")))
-	if len(f.events) != 2 || f.events[0].Device != d.ueid.String() || f.events[0].Sequence != 1 || f.events[1].Refused == nil {
-		t.Errorf("%+v", f.events)
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	f.Events()
+	d.Accepted(d.Message(attest.KindBoot))
+	f.Take(d.Delivery([]byte("garbage")))
+	if events := f.Events(); len(events) != 2 || events[0].Device != d.UEID.String() || events[0].Sequence != 1 || events[1].Refused == nil {
+		t.Errorf("%+v", events)
 	}
 }

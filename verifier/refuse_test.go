@@ -11,17 +11,18 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 	"github.com/miotfacts/miotfacts/verifier"
+	"github.com/miotfacts/miotfacts/verifier/verifiertest"
 )
 
 // wantRefused checks that a message is refused for the reason, that the refusal
 // is remembered, and that nothing was believed.
-func (f *fleet) wantRefused(m verifier.Delivery, reason verifier.Reason) {
+func wantRefused(f *verifiertest.Fleet, m verifier.Delivery, reason verifier.Reason) {
 	f.Helper()
-	before, err := f.store.Devices()
+	before, err := f.Store.Devices()
 	if err != nil {
 		f.Fatal(err)
 	}
-	reply := f.handle(m)
+	reply := f.Take(m)
 	switch {
 	case reply.Refused == nil:
 		f.Fatalf("accepted, want it refused: %s", reason)
@@ -30,17 +31,17 @@ func (f *fleet) wantRefused(m verifier.Delivery, reason verifier.Reason) {
 	case reply.Refused.Text == "" || reply.Down != nil:
 		f.Fatalf("refused without words or with an answer: %+v", reply)
 	}
-	after, err := f.store.Devices()
+	after, err := f.Store.Devices()
 	if err != nil {
 		f.Fatal(err)
 	}
-	if !bytes.Equal(encode(f, before), encode(f, after)) {
+	if !bytes.Equal(verifiertest.Encode(f, before), verifiertest.Encode(f, after)) {
 		f.Errorf("%s: a refused message changed a device", reason)
 	}
 	if reason == verifier.ReasonReplay {
 		return
 	}
-	stored, err := f.store.Refused(1)
+	stored, err := f.Store.Refused(1)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -57,9 +58,9 @@ func (f *fleet) wantRefused(m verifier.Delivery, reason verifier.Reason) {
 // they must be found.
 type fault struct {
 	reason verifier.Reason
-	state  func(d *device)                  // of the enrolment, instead of approved
-	report func(d *device, r *attest.Report) // before it is signed
-	seal   func(d *device, m *attest.Message)
+	state  func(d *verifiertest.Device)                   // of the enrolment, instead of approved
+	report func(d *verifiertest.Device, r *attest.Report) // before it is signed
+	seal   func(d *verifiertest.Device, m *attest.Message)
 	send   func(m *verifier.Delivery)
 }
 
@@ -69,40 +70,40 @@ func faults() []fault {
 			m.Payload = append(m.Payload, make([]byte, attest.MaxMessageSize)...)
 		}},
 		{reason: verifier.ReasonDecode, send: func(m *verifier.Delivery) { m.Payload = append(m.Payload, 0) }},
-		{reason: verifier.ReasonUnknown, state: func(d *device) {}},
-		{reason: verifier.ReasonUnapproved, state: func(d *device) { d.prove() }},
-		{reason: verifier.ReasonRevoked, state: func(d *device) {
-			d.enrolled()
-			if err := d.f.Revoke(d.f.now, d.ueid); err != nil {
-				d.f.Fatal(err)
+		{reason: verifier.ReasonUnknown, state: func(d *verifiertest.Device) {}},
+		{reason: verifier.ReasonUnapproved, state: func(d *verifiertest.Device) { d.Prove() }},
+		{reason: verifier.ReasonRevoked, state: func(d *verifiertest.Device) {
+			d.Enrolled()
+			if err := d.Fleet.Revoke(d.Fleet.Now, d.UEID); err != nil {
+				d.Fleet.Fatal(err)
 			}
 		}},
 		{reason: verifier.ReasonTopic, send: func(m *verifier.Delivery) { m.Device = strings.Repeat("0", 32) }},
-		{reason: verifier.ReasonKey, report: func(d *device, r *attest.Report) { d.signer = newKey(d.f) }},
-		{reason: verifier.ReasonSignature, seal: func(d *device, m *attest.Message) {
+		{reason: verifier.ReasonKey, report: func(d *verifiertest.Device, r *attest.Report) { d.Signer = verifiertest.NewKey(d.Fleet) }},
+		{reason: verifier.ReasonSignature, seal: func(d *verifiertest.Device, m *attest.Message) {
 			// The first byte of r: any value of it is a number below the group's order or just wrong.
 			m.Report[len(m.Report)-64] ^= 0x40
 		}},
-		{reason: verifier.ReasonProtection, report: func(d *device, r *attest.Report) { r.Body.Protection = attest.ProtectionTPM }},
-		{reason: verifier.ReasonFork, report: func(d *device, r *attest.Report) {
+		{reason: verifier.ReasonProtection, report: func(d *verifiertest.Device, r *attest.Report) { r.Body.Protection = attest.ProtectionTPM }},
+		{reason: verifier.ReasonFork, report: func(d *verifiertest.Device, r *attest.Report) {
 			r.Body.Sequence, r.Body.Previous = 2, bytes.Repeat([]byte{7}, 32)
 		}},
-		{reason: verifier.ReasonNonce, report: func(d *device, r *attest.Report) {
+		{reason: verifier.ReasonNonce, report: func(d *verifiertest.Device, r *attest.Report) {
 			r.Body.Kind, r.Nonce = attest.KindChallenge, make([]byte, 16)
 		}},
-		{reason: verifier.ReasonQuote, seal: func(d *device, m *attest.Message) {
+		{reason: verifier.ReasonQuote, seal: func(d *verifiertest.Device, m *attest.Message) {
 			m.Quote = &attest.Quote{Attest: []byte{1}, Signature: []byte{1}, Bank: 11, PCRs: []attest.PCR{}}
 		}},
-		{reason: verifier.ReasonMeasRes, report: func(d *device, r *attest.Report) {
+		{reason: verifier.ReasonMeasRes, report: func(d *verifiertest.Device, r *attest.Report) {
 			r.MeasRes[1].Results = r.MeasRes[1].Results[:2]
 		}},
 	}
 }
 
 // spoil returns a message with these faults.
-func spoil(d *device, faults ...fault) verifier.Delivery {
-	d.f.Helper()
-	state := func(d *device) { d.enrolled() }
+func spoil(d *verifiertest.Device, faults ...fault) verifier.Delivery {
+	d.Fleet.Helper()
+	state := func(d *verifiertest.Device) { d.Enrolled() }
 	for _, f := range faults {
 		if f.state != nil {
 			state = f.state
@@ -111,23 +112,23 @@ func spoil(d *device, faults ...fault) verifier.Delivery {
 	}
 	state(d)
 	// Two reports are there already, so that a third can fork them.
-	if known, err := d.f.Device(d.f.now, d.ueid); err == nil && known.Enrolled == verifier.Approved {
-		d.accepted(d.message(attest.KindBoot))
-		d.accepted(d.message(attest.KindRoutine))
+	if known, err := d.Fleet.Device(d.Fleet.Now, d.UEID); err == nil && known.Enrolled == verifier.Approved {
+		d.Accepted(d.Message(attest.KindBoot))
+		d.Accepted(d.Message(attest.KindRoutine))
 	}
-	r := d.report(attest.KindRoutine)
+	r := d.Report(attest.KindRoutine)
 	for _, f := range faults {
 		if f.report != nil {
 			f.report(d, r)
 		}
 	}
-	msg := d.seal(r)
+	msg := d.Seal(r)
 	for _, f := range faults {
 		if f.seal != nil {
 			f.seal(d, msg)
 		}
 	}
-	m := d.delivery(encode(d.f, msg))
+	m := d.Delivery(verifiertest.Encode(d.Fleet, msg))
 	for _, f := range faults {
 		if f.send != nil {
 			f.send(&m)
@@ -139,14 +140,14 @@ func spoil(d *device, faults ...fault) verifier.Delivery {
 func TestEachFaultIsRefused(t *testing.T) {
 	for _, fault := range faults() {
 		t.Run(string(fault.reason), func(t *testing.T) {
-			f := newFleet(t)
-			f.wantRefused(spoil(f.device(), fault), fault.reason)
+			f := verifiertest.New(t)
+			wantRefused(f, spoil(f.NewDevice(), fault), fault.reason)
 		})
 	}
 	t.Run("none", func(t *testing.T) {
-		f := newFleet(t)
-		d := f.device()
-		if reply := f.handle(spoil(d)); reply.Refused != nil || !reply.Receipt {
+		f := verifiertest.New(t)
+		d := f.NewDevice()
+		if reply := f.Take(spoil(d)); reply.Refused != nil || !reply.Receipt {
 			t.Errorf("a sound message: %+v %+v", reply, reply.Refused)
 		}
 	})
@@ -157,141 +158,141 @@ func TestFaultsAreFoundInOrder(t *testing.T) {
 	all := faults()
 	for i, fault := range all {
 		t.Run(string(fault.reason), func(t *testing.T) {
-			f := newFleet(t)
-			f.wantRefused(spoil(f.device(), all[i:]...), fault.reason)
+			f := verifiertest.New(t)
+			wantRefused(f, spoil(f.NewDevice(), all[i:]...), fault.reason)
 		})
 	}
 }
 
 func TestTopicOfAnotherConnection(t *testing.T) {
-	f := newFleet(t)
-	d, other := f.device().enrolled(), f.device().enrolled()
-	m := d.delivery(d.message(attest.KindBoot))
-	m.Client = other.ueid.String()
-	f.wantRefused(m, verifier.ReasonTopic)
+	f := verifiertest.New(t)
+	d, other := f.NewDevice().Enrolled(), f.NewDevice().Enrolled()
+	m := d.Delivery(d.Message(attest.KindBoot))
+	m.Client = other.UEID.String()
+	wantRefused(f, m, verifier.ReasonTopic)
 	m.Client = "" // a broker that does not say
-	if reply := f.handle(m); reply.Refused != nil {
+	if reply := f.Take(m); reply.Refused != nil {
 		t.Errorf("refused: %+v", reply.Refused)
 	}
 	m.Kind = "gossip"
-	f.wantRefused(m, verifier.ReasonTopic)
+	wantRefused(f, m, verifier.ReasonTopic)
 }
 
 func TestSequenceBeyondEveryReader(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	r := d.report(attest.KindRoutine)
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	r := d.Report(attest.KindRoutine)
 	r.Body.Sequence, r.Body.Previous = 1<<53, make([]byte, 32)
-	f.wantRefused(d.delivery(encode(t, d.seal(r))), verifier.ReasonDecode)
+	wantRefused(f, d.Delivery(verifiertest.Encode(t, d.Seal(r))), verifier.ReasonDecode)
 }
 
 func TestReplayGetsItsReceiptAndNoBelief(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	m := d.message(attest.KindBoot)
-	d.accepted(m)
-	before := len(f.events)
-	f.wantRefused(d.delivery(m), verifier.ReasonReplay)
-	if reply := f.handle(d.delivery(m)); !reply.Receipt {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	m := d.Message(attest.KindBoot)
+	d.Accepted(m)
+	f.Events()
+	wantRefused(f, d.Delivery(m), verifier.ReasonReplay)
+	if reply := f.Take(d.Delivery(m)); !reply.Receipt {
 		t.Error("a duplicate got no receipt: the device would send it for ever")
 	}
-	if stored, err := f.store.Refused(10); err != nil || len(stored) != 0 || len(f.events) != before {
-		t.Errorf("a duplicate is noise: %v %v, %d events", stored, err, len(f.events)-before)
+	if stored, err := f.Store.Refused(10); err != nil || len(stored) != 0 || len(f.Events()) != 0 {
+		t.Errorf("a duplicate is noise: %v %v", stored, err)
 	}
 }
 
 func TestReplayIntoANewChain(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	m := d.message(attest.KindBoot)
-	d.accepted(m)
-	if err := f.Revoke(f.now, d.ueid); err != nil {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	m := d.Message(attest.KindBoot)
+	d.Accepted(m)
+	if err := f.Revoke(f.Now, d.UEID); err != nil {
 		t.Fatal(err)
 	}
-	d.approve()
-	f.wantRefused(d.delivery(m), verifier.ReasonReplay)
+	d.Approve()
+	wantRefused(f, d.Delivery(m), verifier.ReasonReplay)
 	// The device lost its state and begins anew; that is what the approval was for.
-	d.sequence, d.digest = 0, nil
-	if r := d.accepted(d.message(attest.KindBoot)); r.Chain != 2 || r.Sequence != 1 {
+	d.Sequence, d.Digest = 0, nil
+	if r := d.Accepted(d.Message(attest.KindBoot)); r.Chain != 2 || r.Sequence != 1 {
 		t.Errorf("chain %d, sequence %d", r.Chain, r.Sequence)
 	}
 }
 
 func TestForks(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
-	d.accepted(d.message(attest.KindBoot))
-	second := d.report(attest.KindRoutine)
-	d.accepted(encode(t, d.seal(second)))
-	sequence, digest := d.sequence, d.digest
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
+	second := d.Report(attest.KindRoutine)
+	d.Accepted(verifiertest.Encode(t, d.Seal(second)))
+	sequence, digest := d.Sequence, d.Digest
 
 	second.Uptime++ // the same place, another content
-	f.wantRefused(d.delivery(encode(t, d.seal(second))), verifier.ReasonFork)
+	wantRefused(f, d.Delivery(verifiertest.Encode(t, d.Seal(second))), verifier.ReasonFork)
 
-	d.sequence, d.digest = sequence, bytes.Repeat([]byte{1}, 32) // the next place, another predecessor
-	f.wantRefused(d.delivery(d.message(attest.KindRoutine)), verifier.ReasonFork)
+	d.Sequence, d.Digest = sequence, bytes.Repeat([]byte{1}, 32) // the next place, another predecessor
+	wantRefused(f, d.Delivery(d.Message(attest.KindRoutine)), verifier.ReasonFork)
 
 	// The place before one that is known, which that one does not follow.
-	d.sequence, d.digest = sequence+1, digest
-	late := d.report(attest.KindRoutine) // sequence+2, its predecessor is unknown here
-	d.accepted(encode(t, d.seal(late)))
-	d.sequence, d.digest = sequence, digest
-	f.wantRefused(d.delivery(d.message(attest.KindRoutine)), verifier.ReasonFork)
+	d.Sequence, d.Digest = sequence+1, digest
+	late := d.Report(attest.KindRoutine) // sequence+2, its predecessor is unknown here
+	d.Accepted(verifiertest.Encode(t, d.Seal(late)))
+	d.Sequence, d.Digest = sequence, digest
+	wantRefused(f, d.Delivery(d.Message(attest.KindRoutine)), verifier.ReasonFork)
 }
 
 func TestNonces(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
 	answer := func(nonce []byte) []byte {
-		r := d.report(attest.KindChallenge)
+		r := d.Report(attest.KindChallenge)
 		r.Nonce = nonce
-		return encode(t, d.seal(r))
+		return verifiertest.Encode(t, d.Seal(r))
 	}
-	nonce := d.challenge()
+	nonce := d.Challenge()
 	other := make([]byte, 16)
 	rand.Read(other)
-	f.wantRefused(d.delivery(answer(other)), verifier.ReasonNonce)
+	wantRefused(f, d.Delivery(answer(other)), verifier.ReasonNonce)
 
-	d.sequence, d.digest = 0, nil
-	d.accepted(answer(nonce))
-	f.wantRefused(d.delivery(answer(nonce)), verifier.ReasonNonce) // once
+	d.Sequence, d.Digest = 0, nil
+	d.Accepted(answer(nonce))
+	wantRefused(f, d.Delivery(answer(nonce)), verifier.ReasonNonce) // once
 
-	nonce = d.challenge()
-	f.now += 301
-	f.wantRefused(d.delivery(answer(nonce)), verifier.ReasonNonce) // in time
+	nonce = d.Challenge()
+	f.Now += 301
+	wantRefused(f, d.Delivery(answer(nonce)), verifier.ReasonNonce) // in time
 }
 
 func TestManifests(t *testing.T) {
-	f := newFleet(t)
-	d := f.device().enrolled()
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
 	unknown := referencetest.Example()
 	unknown.Sequence++
-	d.ref = f.world.Open(t, unknown)
-	m := d.message(attest.KindBoot)
-	f.wantRefused(d.delivery(m), verifier.ReasonManifest)
+	d.Ref = f.World.Open(t, unknown)
+	m := d.Message(attest.KindBoot)
+	wantRefused(f, d.Delivery(m), verifier.ReasonManifest)
 
 	// Once an operator has added it, what the device kept is accepted.
-	cfg := verifier.Config{References: []*reference.Reference{f.ref, d.ref}, Result: f.world.Result}
+	cfg := verifier.Config{References: []*reference.Reference{f.Ref, d.Ref}, Result: f.World.Result}
 	var err error
-	if f.Verifier, err = verifier.New(cfg, f.store); err != nil {
+	if f.Verifier, err = verifier.New(cfg, f.Store); err != nil {
 		t.Fatal(err)
 	}
-	d.accepted(m)
+	d.Accepted(m)
 
-	digest := d.digest
-	r := d.report(attest.KindRoutine)
+	digest := d.Digest
+	r := d.Report(attest.KindRoutine)
 	r.Body.Manifest.Sequence++
-	f.wantRefused(d.delivery(encode(t, d.seal(r))), verifier.ReasonManifest)
+	wantRefused(f, d.Delivery(verifiertest.Encode(t, d.Seal(r))), verifier.ReasonManifest)
 
 	foreign := referencetest.Example()
 	foreign.Model = "pump-2"
-	d.ref = f.world.Open(t, foreign)
-	cfg.References = append(cfg.References, d.ref)
-	if f.Verifier, err = verifier.New(cfg, f.store); err != nil {
+	d.Ref = f.World.Open(t, foreign)
+	cfg.References = append(cfg.References, d.Ref)
+	if f.Verifier, err = verifier.New(cfg, f.Store); err != nil {
 		t.Fatal(err)
 	}
-	d.sequence, d.digest = 1, digest
-	f.wantRefused(d.delivery(d.message(attest.KindRoutine)), verifier.ReasonManifest)
+	d.Sequence, d.Digest = 1, digest
+	wantRefused(f, d.Delivery(d.Message(attest.KindRoutine)), verifier.ReasonManifest)
 }
 
 func TestMeasRes(t *testing.T) {
@@ -305,37 +306,37 @@ func TestMeasRes(t *testing.T) {
 		"none": func(r *attest.Report) { r.MeasRes = []attest.System{} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFleet(t)
-			d := f.device().enrolled()
-			r := d.report(attest.KindBoot)
+			f := verifiertest.New(t)
+			d := f.NewDevice().Enrolled()
+			r := d.Report(attest.KindBoot)
 			change(r)
-			f.wantRefused(d.delivery(encode(t, d.seal(r))), verifier.ReasonMeasRes)
+			wantRefused(f, d.Delivery(verifiertest.Encode(t, d.Seal(r))), verifier.ReasonMeasRes)
 		})
 	}
 }
 
 func TestPolicyThatChecksNothing(t *testing.T) {
-	f := newFleet(t)
-	sound := verifier.Config{References: []*reference.Reference{f.ref}, Result: f.world.Result}
+	f := verifiertest.New(t)
+	sound := verifier.Config{References: []*reference.Reference{f.Ref}, Result: f.World.Result}
 	other := referencetest.Example()
 	other.ReportEvery = 30
 	for name, change := range map[string]func(c *verifier.Config){
 		"no manifest":         func(c *verifier.Config) { c.References = nil },
 		"no result key":       func(c *verifier.Config) { c.Result = nil },
 		"no endorsement root": func(c *verifier.Config) { c.RequireEKCert = true },
-		"two of one sequence": func(c *verifier.Config) { c.References = append(c.References, f.world.Open(t, other)) },
+		"two of one sequence": func(c *verifier.Config) { c.References = append(c.References, f.World.Open(t, other)) },
 	} {
 		cfg := sound
 		change(&cfg)
-		if _, err := verifier.New(cfg, f.store); err == nil {
+		if _, err := verifier.New(cfg, f.Store); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 	if _, err := verifier.New(sound, nil); err == nil {
 		t.Error("no store: accepted")
 	}
-	for _, cfg := range []verifier.Config{sound, {NoReferences: true, Result: f.world.Result}} {
-		if _, err := verifier.New(cfg, f.store); err != nil {
+	for _, cfg := range []verifier.Config{sound, {NoReferences: true, Result: f.World.Result}} {
+		if _, err := verifier.New(cfg, f.Store); err != nil {
 			t.Error(err)
 		}
 	}
