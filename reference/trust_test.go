@@ -19,7 +19,7 @@ func listed(s *cose.Signer, role reference.Role) reference.ListedKey {
 }
 
 func list(owner reference.Owner, sequence uint64, keys ...reference.ListedKey) *reference.Keys {
-	return &reference.Keys{Version: 1, Owner: owner, Sequence: sequence, Keys: keys}
+	return &reference.Keys{Version: 1, Owner: owner, Sequence: sequence, Keys: append([]reference.ListedKey{}, keys...)}
 }
 
 // encodeAndSign signs what the package itself refuses to sign.
