@@ -93,7 +93,7 @@ const maxCert = 8 << 10
 
 // VerifyEKCert checks that the certificate is for this endorsement key
 // (TPMT_PUBLIC) and that a chain leads from it to roots, which may hold
-// intermediates too (EK Credential Profile 2.5, 3). What follows the DER, as it
+// intermediates too, valid at this time (EK Credential Profile 2.5, 3). What follows the DER, as it
 // does in some NV indices, may only be padding.
 func VerifyEKCert(der, ekPublic []byte, roots *x509.CertPool) error {
 	if err := verifyEKCert(der, ekPublic, roots); err != nil {

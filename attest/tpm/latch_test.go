@@ -2,6 +2,7 @@ package tpm_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -115,38 +116,37 @@ func TestLatch(t *testing.T) {
 
 // The power goes between any two commands of a write, or of the definition.
 func TestLatchPowerCuts(t *testing.T) {
+	pause := func(d *tpm.TPM) error { return d.WriteLatch(tpm.LatchRecord{Paused: true}) }
+	define := (*tpm.TPM).DefineLatch
 	for _, c := range []struct {
 		name    string
-		command tpm2.TPMCC
-		nth     int // that is not answered any more
-		before  bool
 		do      func(d *tpm.TPM) error
-		paused  bool
+		command tpm2.TPMCC
+		nth     int  // that is not answered any more
+		done    bool // and yet done
+		paused  bool // afterwards
 	}{
-		{"write, before the record", tpm2.TPMCCNVWrite, 1, true, pause, false},
-		{"write, after the record", tpm2.TPMCCNVWrite, 1, false, pause, true},
-		{"write, before the counter", tpm2.TPMCCNVIncrement, 1, true, pause, true},
-		{"write, after the counter", tpm2.TPMCCNVIncrement, 1, false, pause, true},
-		{"definition, after the counter", tpm2.TPMCCNVDefineSpace, 1, false, (*tpm.TPM).DefineLatch, false},
-		{"definition, after the record", tpm2.TPMCCNVDefineSpace, 2, false, (*tpm.TPM).DefineLatch, false},
-		{"definition, after the first count", tpm2.TPMCCNVIncrement, 1, false, (*tpm.TPM).DefineLatch, false},
-		{"definition, after the first record", tpm2.TPMCCNVWrite, 1, false, (*tpm.TPM).DefineLatch, false},
+		{"write, before the record", pause, tpm2.TPMCCNVWrite, 1, false, false},
+		{"write, after the record", pause, tpm2.TPMCCNVWrite, 1, true, true},
+		{"write, before the count", pause, tpm2.TPMCCNVIncrement, 1, false, true},
+		{"write, after the count", pause, tpm2.TPMCCNVIncrement, 1, true, true},
+		{"definition, after the counter", define, tpm2.TPMCCNVDefineSpace, 1, true, false},
+		{"definition, after the record", define, tpm2.TPMCCNVDefineSpace, 2, true, false},
+		{"definition, after the first count", define, tpm2.TPMCCNVIncrement, 1, true, false},
+		{"definition, after the first record", define, tpm2.TPMCCNVWrite, 1, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := tpmtest.New(t)
-			if c.command == tpm2.TPMCCNVWrite || c.command == tpm2.TPMCCNVIncrement {
-				// The definition writes and counts as well: only a write comes after one.
-				if c.name[0] == 'w' {
-					if err := open(t, e.Addr).DefineLatch(); err != nil {
-						t.Fatal(err)
-					}
+			if strings.HasPrefix(c.name, "write") {
+				if err := open(t, e.Addr).DefineLatch(); err != nil {
+					t.Fatal(err)
 				}
 			}
 			n := 0
 			d := open(t, between(t, e.Addr, func(command []byte, pass func() []byte) []byte {
 				if is(command, c.command) {
 					if n++; n == c.nth {
-						if !c.before {
+						if c.done {
 							pass()
 						}
 						e.Kill()
@@ -174,8 +174,6 @@ func TestLatchPowerCuts(t *testing.T) {
 		})
 	}
 }
-
-func pause(d *tpm.TPM) error { return d.WriteLatch(tpm.LatchRecord{Paused: true}) }
 
 func TestLatchIsDamaged(t *testing.T) {
 	for _, c := range []struct {

@@ -53,7 +53,7 @@ func dial(addr string, timeout time.Duration) (link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return retrying{device{fd: fd, timeout: timeout}, timeout}, nil
+	return retrying{&device{fd: fd, timeout: timeout}, timeout}, nil
 }
 
 // limit is how long a command may take. The kernel too allows ten times the usual
@@ -96,25 +96,42 @@ func (r retrying) Send(command []byte) ([]byte, error) {
 
 // A device is a character device of the kernel. Opened without blocking, a write
 // returns at once and poll tells when there is a response (since Linux 4.20; an
-// older kernel waits in write).
+// older kernel waits in write). While the kernel waits for the TPM itself, its
+// own time limits hold.
 type device struct {
 	fd      int
 	timeout time.Duration
+	late    bool // the response to the command before is still to come
 }
 
-func (d device) Send(command []byte) ([]byte, error) {
+func (d *device) Send(command []byte) ([]byte, error) {
 	deadline := limit(command, d.timeout)
+	if d.late {
+		if _, err := d.receive(deadline); err != nil {
+			return nil, fmt.Errorf("cannot read late response: %w", err)
+		}
+		d.late = false
+	}
 	if _, err := unix.Write(d.fd, command); err != nil {
 		return nil, fmt.Errorf("cannot send command: %w", err)
 	}
+	response, err := d.receive(deadline)
+	if err != nil {
+		d.late = errors.Is(err, os.ErrDeadlineExceeded)
+		return nil, fmt.Errorf("cannot read response: %w", err)
+	}
+	return response, nil
+}
+
+func (d *device) receive(deadline time.Time) ([]byte, error) {
 	for {
 		wait := time.Until(deadline)
 		if wait <= 0 {
-			return nil, fmt.Errorf("cannot read response: %w", os.ErrDeadlineExceeded)
+			return nil, os.ErrDeadlineExceeded
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, int(wait.Milliseconds())+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return nil, fmt.Errorf("cannot wait for response: %w", err)
+			return nil, err
 		}
 		if n > 0 {
 			break
@@ -123,12 +140,12 @@ func (d device) Send(command []byte) ([]byte, error) {
 	response := make([]byte, maxResponse)
 	n, err := unix.Read(d.fd, response)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read response: %w", err)
+		return nil, err
 	}
 	return response[:n], nil
 }
 
-func (d device) Close() error { return unix.Close(d.fd) }
+func (d *device) Close() error { return unix.Close(d.fd) }
 
 // A socket is that of a swtpm. It serves one connection after the other, so each
 // command has its own: several processes can share it, and it may restart.

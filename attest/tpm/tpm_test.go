@@ -235,7 +235,7 @@ func TestQuote(t *testing.T) {
 	if got, err := d.PCRDigest([]int{7, 0, 23}); err != nil || !bytes.Equal(got, digest[:]) {
 		t.Errorf("PCRDigest %x, want %x: %v", got, digest, err)
 	}
-	if after.ResetCount() != before.ResetCount() || after.Clock() < before.Clock() || after.FirmwareVersion() == 0 || !after.Safe() {
+	if after.ResetCount() != before.ResetCount() || after.RestartCount() != before.RestartCount() || after.Clock() < before.Clock() || after.FirmwareVersion() == 0 || !after.Safe() {
 		t.Errorf("in one boot: %+v, then %+v", before, after)
 	}
 	q24, err := d.Quote(nil, all)
@@ -537,12 +537,11 @@ func TestSigner(t *testing.T) {
 
 	// TLS 1.3 with the device key as a client's, from several goroutines.
 	cert := selfSigned(t, signer)
-	server := tls.Server
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			a, b := net.Pipe()
-			peer := server(b, &tls.Config{
+			peer := tls.Server(b, &tls.Config{
 				Certificates: []tls.Certificate{softCert(t)}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13,
 			})
 			done := make(chan error, 1)

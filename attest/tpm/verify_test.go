@@ -172,6 +172,12 @@ func TestVerifyQuoteRefuses(t *testing.T) {
 			q.selection = slices.Concat(u32(1), u16(0x0b), []byte{4, 0b10001, 0, 0b1, 1})
 		}},
 		{"nothing wanted", tpm.ReasonSelection, func(q *forgedQuote) { q.want = nil }},
+		{"nothing wanted and nothing signed", tpm.ReasonSelection, func(q *forgedQuote) {
+			q.want, q.pcrs = nil, nil
+			q.selection = slices.Concat(u32(1), u16(0x0b), []byte{3, 0, 0, 0})
+			empty := sha256.Sum256(nil)
+			q.digest = empty[:]
+		}},
 		{"SHA-1 bank signed", tpm.ReasonBank, func(q *forgedQuote) { q.selection[5] = 0x04 }},
 		{"SHA-1 bank stated", tpm.ReasonBank, func(q *forgedQuote) { q.bank = 0x04 }},
 		{"a value too many", tpm.ReasonPCROutside, func(q *forgedQuote) {
@@ -229,6 +235,10 @@ func TestVerifyQuoteRefuses(t *testing.T) {
 		{"AK of another scheme", tpm.ReasonKeyType, func(q *forgedQuote) { q.ak[13] = 0x1a }},
 		{"AK with SHA-1", tpm.ReasonKeyType, func(q *forgedQuote) { q.ak[15] = 0x04 }},
 		{"AK with a SHA-1 Name", tpm.ReasonKeyType, func(q *forgedQuote) { q.ak[3] = 0x04 }},
+		{"AK with key derivation", tpm.ReasonKeyType, func(q *forgedQuote) { q.ak[19] = 0x20 }},
+		{"AK with a long coordinate", tpm.ReasonMalformed, func(q *forgedQuote) {
+			q.ak = slices.Concat(q.ak[:20], sized(append([]byte{0}, q.ak[22:54]...)), q.ak[54:])
+		}},
 		{"AK of another type", tpm.ReasonKeyType, func(q *forgedQuote) { q.ak[1] = 0x08 }},
 		{"AK not on the curve", tpm.ReasonMalformed, func(q *forgedQuote) { q.ak[len(q.ak)-1] ^= 1 }},
 		{"AK of owner hierarchy", tpm.ReasonHierarchy, func(q *forgedQuote) { q.signer = qualified(0x40000001, q.ak) }},
@@ -448,6 +458,11 @@ func TestNameIsTheTPMs(t *testing.T) {
 	}
 	if _, err := tpm.PublicKey(id.EKPublic); !errors.Is(err, tpm.ReasonKeyType) {
 		t.Errorf("endorsement key as a signing key: %v", err)
+	}
+	sha1 := bytes.Clone(id.AKPublic)
+	sha1[3] = 0x04
+	if _, err := tpm.Name(sha1); !errors.Is(err, tpm.ReasonKeyType) {
+		t.Errorf("name with SHA-1: %v", err)
 	}
 	if _, err := tpm.Name(nil); !errors.Is(err, tpm.ReasonMalformed) {
 		t.Errorf("name of nothing: %v", err)
