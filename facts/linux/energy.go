@@ -108,7 +108,7 @@ func (s *energy) read(o *out) {
 	case f.status == facts.Absent || !f.is() && sensors == 0:
 		switch {
 		case cf.status == facts.Absent:
-			o.fault(0, none("power sensor or energy counter"))
+			o.fault(0, absent("there is no power sensor or energy counter"))
 		case cf.is():
 			o.fault(0, cf)
 		case ns <= 0:
@@ -155,7 +155,7 @@ func (s *energy) count() (grown, ns int64, f fault) {
 		return 0, 0, f
 	}
 	if used == 0 {
-		return 0, 0, none("energy counter")
+		return 0, 0, absent("there is no energy counter")
 	}
 	grown, s.owed = s.owed, 0
 	if s.counted {
@@ -173,12 +173,10 @@ func total(set *sensorSet) (int64, fault) {
 	var sum int64
 	used, f := set.each(func(_ int, n int64) { sum += n })
 	if !f.is() && used == 0 {
-		f = none("energy counter")
+		f = absent("there is no energy counter")
 	}
 	return sum / 1000, f
 }
-
-func none(what string) fault { return absent("there is no " + what) }
 
 const supplyClass = "sys/class/power_supply"
 
@@ -215,7 +213,7 @@ func supplyVoltages(root *Root) *sensorSet {
 // lowest reports the lowest voltage in mV.
 type lowest struct {
 	set  *sensorSet
-	what string
+	none string // the reason when there is no such sensor
 }
 
 func (l *lowest) read(o *out) {
@@ -230,7 +228,7 @@ func (l *lowest) read(o *out) {
 		}
 	})
 	if !f.is() && used == 0 {
-		f = none(l.what)
+		f = absent(l.none)
 	}
 	o.outcome(0, low, f)
 }
@@ -292,7 +290,7 @@ func readBattery(r *Root, o *out) {
 		}
 	}
 	if !seen {
-		o.fault(0, none("battery"))
+		o.fault(0, absent("there is no battery"))
 		return
 	}
 	o.num(0, low*10)

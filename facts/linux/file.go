@@ -32,6 +32,7 @@ const maxBackOff = int64(time.Minute)
 type file struct {
 	root   *Root
 	path   string
+	name   string // for messages
 	extent extent
 	fd     int // -1 when not open
 	buf    []byte
@@ -43,7 +44,7 @@ type file struct {
 }
 
 func newFile(root *Root, path string, e extent, size int) *file {
-	return &file{root: root, path: path, extent: e, fd: -1, buf: make([]byte, size)}
+	return &file{root: root, path: path, name: "/" + path, extent: e, fd: -1, buf: make([]byte, size)}
 }
 
 func (f *file) close() { f.fd = f.root.drop(f.fd) }
@@ -59,7 +60,7 @@ func (f *file) read() ([]byte, fault) {
 		if err != nil {
 			f.wait = min(max(2*f.wait, int64(time.Second)), maxBackOff)
 			f.retry = now + f.wait
-			f.failed = faultOf(f.path, err)
+			f.failed = faultOf(f.name, err)
 			if f.failed.status == facts.Absent {
 				f.retry = now + maxBackOff
 			}
@@ -84,7 +85,7 @@ func (f *file) read() ([]byte, fault) {
 			return f.buf[:n], fault{}
 		case n == len(f.buf):
 			if n >= maxFile {
-				return nil, malformed(fmt.Sprintf("/%s: longer than %d bytes", f.path, maxFile))
+				return nil, malformed(fmt.Sprintf("%s: longer than %d bytes", f.name, maxFile))
 			}
 			f.buf = append(f.buf, make([]byte, len(f.buf))...)
 		}
@@ -95,7 +96,7 @@ func (f *file) read() ([]byte, fault) {
 // opened anew; one that fails is not opened again for each attempt.
 func (f *file) fail(err error) fault {
 	if err != f.errno {
-		f.errno, f.failed = err, faultOf(f.path, err)
+		f.errno, f.failed = err, faultOf(f.name, err)
 	}
 	if gone(err) {
 		f.close()
@@ -124,7 +125,7 @@ func (f *file) readInt() (int64, fault) {
 // malformed reuses its reason: a file that stays malformed makes no garbage.
 func (f *file) malformed(what string) fault {
 	if f.failed.status != facts.Malformed {
-		f.failed = malformed("/" + f.path + ": " + what)
+		f.failed = malformed(f.name + ": " + what)
 	}
 	return f.failed
 }

@@ -113,7 +113,7 @@ func readSecureBoot(r *Root, o *out) {
 		b, f := r.readFile("proc/device-tree/chosen/bootloader/signed")
 		switch {
 		case f.status == facts.Absent:
-			o.fault(0, none("SecureBoot EFI variable and no such boot loader property"))
+			o.fault(0, absent("there is no SecureBoot EFI variable and no such boot loader property"))
 		case f.is():
 			o.fault(0, f)
 		case len(b) != 4:

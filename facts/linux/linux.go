@@ -54,17 +54,17 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 
 	b.add("stat", &cpuUsage{stat: newFile(root, "proc/stat", head, 512)}, "cpu.usage")
 	b.add("loadavg", &loadavg{newFile(root, "proc/loadavg", value, 128)}, "cpu.load", "process.count")
-	b.add("cpufreq", &highest{set: cpuFrequencies(root), what: "processor that tells its frequency"}, "cpu.frequency")
+	b.add("cpufreq", &highest{set: cpuFrequencies(root), none: "there is no processor that tells its frequency"}, "cpu.frequency")
 	b.add("thermal_throttle", &throttling{root: root, set: throttleCounts(root)}, "cpu.throttled")
 	b.add("pressure/cpu", &pressure{root: root, file: newFile(root, "proc/pressure/cpu", value, 256)}, "cpu.pressure")
 	b.add("pressure/memory", &pressure{root: root, file: newFile(root, "proc/pressure/memory", value, 256)}, "memory.pressure")
 	b.add("meminfo", &meminfo{newFile(root, "proc/meminfo", value, 4096)}, "memory.available", "memory.used")
 	b.add("vmstat", &vmstat{newFile(root, "proc/vmstat", records, 8192)}, "memory.oom_kills")
 	b.add("energy", &energy{root: root, power: powerSensors(root), counters: energyCounters(root)}, "energy.power", "energy.used")
-	b.add("voltage", &lowest{set: supplyVoltages(root), what: "sensor of a supply voltage"}, "energy.voltage")
-	b.add("undervoltage", &anyAlarm{set: hwmonAlarms(root, "in", "_lcrit_alarm"), what: "undervoltage alarm"}, "energy.undervoltage")
-	b.add("temperature", &highest{set: temperatures(root), what: "temperature sensor"}, "thermal.max")
-	b.add("intrusion", &anyAlarm{set: hwmonAlarms(root, "intrusion", "_alarm"), what: "intrusion input"}, "integrity.tamper")
+	b.add("voltage", &lowest{set: supplyVoltages(root), none: "there is no sensor of a supply voltage"}, "energy.voltage")
+	b.add("undervoltage", &anyAlarm{set: hwmonAlarms(root, "in", "_lcrit_alarm"), none: "there is no undervoltage alarm"}, "energy.undervoltage")
+	b.add("temperature", &highest{set: temperatures(root), none: "there is no temperature sensor"}, "thermal.max")
+	b.add("intrusion", &anyAlarm{set: hwmonAlarms(root, "intrusion", "_alarm"), none: "there is no intrusion input"}, "integrity.tamper")
 	b.add("listeners", &listeners{sockets: newSockets(root)}, "network.listening")
 	b.add("net/dev", &traffic{root: root, file: newFile(root, "proc/net/dev", records, 4096)}, "network.rx", "network.tx")
 	b.add("tainted", &tainted{newFile(root, "proc/sys/kernel/tainted", value, 32)}, "integrity.taint")
@@ -104,7 +104,7 @@ type builder struct {
 }
 
 func (b *builder) add(name string, r reader, names ...string) {
-	s := &source{name: name, reader: r}
+	s := &source{name: name, reader: r, mute: "source " + name + " did not report it"}
 	for _, n := range names {
 		d, ok := b.defs[n]
 		switch {
@@ -128,6 +128,7 @@ type source struct {
 	name    string
 	cadence facts.Cadence
 	reader  reader
+	mute    string // why a fact has no value that the reader left out
 	out     out
 }
 
@@ -138,7 +139,7 @@ func (s *source) Keys() []facts.Key      { return s.out.keys }
 func (s *source) Read(dst []facts.Reading) []facts.Reading {
 	s.out.base = len(dst)
 	for _, k := range s.out.keys {
-		dst = append(dst, facts.Reading{Key: k, Status: facts.Malformed, Reason: "source " + s.name + " did not report it"})
+		dst = append(dst, facts.Reading{Key: k, Status: facts.Malformed, Reason: s.mute})
 	}
 	s.out.dst = dst
 	s.reader.read(&s.out)

@@ -257,7 +257,10 @@ func parseProcNet(dst []endpoint, b []byte, q query) ([]endpoint, fault) {
 		l, ok1 := parseEndpoint(local, q)
 		r, ok2 := parseEndpoint(remote, q)
 		var st [1]byte
-		if _, err := hex.Decode(st[:], state); len(state) != 2 || err != nil || !ok1 || !ok2 {
+		if len(state) != 2 || !ok1 || !ok2 {
+			return dst, bad
+		}
+		if _, err := hex.Decode(st[:], state); err != nil {
 			return dst, bad
 		}
 		if st[0] != q.state {

@@ -3,7 +3,6 @@ package linux
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -158,12 +157,12 @@ func (r *Root) list(path string) ([]string, fault) {
 		d, err = r.tree.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
 	if err != nil {
-		return nil, faultOf(path, err)
+		return nil, faultOf("/"+path, err)
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
-		return nil, faultOf(path, err)
+		return nil, faultOf("/"+path, err)
 	}
 	slices.Sort(names)
 	return names, fault{}
@@ -178,7 +177,7 @@ func (r *Root) exists(path string) bool {
 	} else {
 		_, err = r.tree.Stat(path)
 	}
-	return err == nil || faultOf(path, err).status != facts.Absent
+	return err == nil || faultOf("/"+path, err).status != facts.Absent
 }
 
 // readlink returns where the link at path leads, "" when it is no link.
@@ -206,12 +205,9 @@ func (r *Root) call(name string) (map[string]string, fault) {
 	return parsePairs(b)
 }
 
-// faultOf tells what an error of opening or reading path means: there is no
-// such thing on this machine, or it is there and cannot be read.
-func faultOf(path string, err error) fault {
-	if errors.Is(err, io.EOF) {
-		return malformed("/" + path + ": it ends early")
-	}
+// faultOf tells what an error of opening or reading the thing called name means:
+// there is no such thing on this machine, or it is there and cannot be read.
+func faultOf(name string, err error) fault {
 	why := err.Error()
 	var perr *os.PathError
 	if errors.As(err, &perr) {
@@ -221,10 +217,10 @@ func faultOf(path string, err error) fault {
 	if errors.As(err, &errno) {
 		switch errno {
 		case unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EOPNOTSUPP:
-			return absent("/" + path + ": " + why)
+			return absent(name + ": " + why)
 		}
 	}
-	return fault{facts.Unreadable, "/" + path + ": " + why}
+	return fault{facts.Unreadable, name + ": " + why}
 }
 
 func parsePairs(b []byte) (map[string]string, fault) {

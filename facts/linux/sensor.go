@@ -30,7 +30,9 @@ type sensor struct {
 }
 
 func newSensor(root *Root, label, path string) sensor {
-	return sensor{label: label, input: newFile(root, path, value, 32)}
+	s := sensor{label: label, input: newFile(root, path, value, 32)}
+	s.input.name = label
+	return s
 }
 
 func (s *sensor) close() {
@@ -181,6 +183,7 @@ func hwmonSet(root *Root, dirs []string, match func(d *hwmonDevice, kind string,
 				bad := strings.TrimSuffix(attr, suffix) + "_fault"
 				if suffix == "_input" && slices.Contains(d.attrs, bad) {
 					x.fault = newFile(root, d.dir+"/"+bad, value, 32)
+					x.fault.name = x.label + "_fault"
 				}
 				found = append(found, x)
 			}
@@ -281,7 +284,7 @@ func temperatures(root *Root) *sensorSet {
 // highest reports the highest number of a set.
 type highest struct {
 	set  *sensorSet
-	what string
+	none string // the reason when there is no such sensor
 }
 
 func (h *highest) read(o *out) {
@@ -293,7 +296,7 @@ func (h *highest) read(o *out) {
 		}
 	})
 	if !f.is() && used == 0 {
-		f = none(h.what)
+		f = absent(h.none)
 	}
 	o.outcome(0, top, f)
 }
@@ -301,7 +304,7 @@ func (h *highest) read(o *out) {
 // anyAlarm reports whether any of a set is 1.
 type anyAlarm struct {
 	set  *sensorSet
-	what string
+	none string // the reason when there is no such sensor
 }
 
 func (a *anyAlarm) read(o *out) {
@@ -314,7 +317,7 @@ func (a *anyAlarm) read(o *out) {
 	case f.is():
 		o.fault(0, f)
 	case used == 0:
-		o.fault(0, none(a.what))
+		o.fault(0, absent(a.none))
 	case odd:
 		o.fault(0, malformed("an alarm is neither 0 nor 1"))
 	default:

@@ -62,7 +62,7 @@ func readLastUpdate(r *Root, o *out) {
 		}
 		info, err := os.Stat("/" + path)
 		if err != nil {
-			if f := faultOf(path, err); f.status != facts.Absent {
+			if f := faultOf("/"+path, err); f.status != facts.Absent {
 				o.fault(0, f)
 				return
 			}
@@ -71,7 +71,7 @@ func readLastUpdate(r *Root, o *out) {
 		newest = max(newest, info.ModTime().Unix())
 	}
 	if newest == 0 {
-		o.fault(0, none("package database or os-release"))
+		o.fault(0, absent("there is no package database or os-release"))
 		return
 	}
 	o.num(0, newest)
@@ -141,7 +141,7 @@ func (s *software) read(o *out) {
 		}
 	}
 	if f.status == facts.Absent {
-		f = none("DMI table or device tree that tells it")
+		f = absent("there is no DMI table or device tree that tells it")
 	}
 	o.text(2, bytes.TrimSpace(b), f)
 

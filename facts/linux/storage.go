@@ -17,7 +17,7 @@ func readUsage(r *Root, o *out) {
 	if r.Live() {
 		u, err := disk.Usage("/")
 		if err != nil {
-			o.fault(0, faultOf("", err))
+			o.fault(0, faultOf("statfs of /", err))
 			return
 		}
 		used, free = int64(u.Used), int64(u.Free)
@@ -97,7 +97,7 @@ func readWear(r *Root, o *out) {
 		worst, seen = max(worst, wear), true
 	}
 	if !seen {
-		o.fault(0, none("flash memory that reports its wear"))
+		o.fault(0, absent("there is no flash memory that reports its wear"))
 		return
 	}
 	o.num(0, worst)
