@@ -36,7 +36,6 @@ type External struct {
 	ext    ExternalConfig
 	client paho.Client
 	inbox  chan paho.Message
-	lost   chan error
 }
 
 // Connect checks the configuration. Nothing is connected before Run.
@@ -47,7 +46,7 @@ func Connect(cfg Config, ext ExternalConfig) (*External, error) {
 	if ext.ClientID == "" || ext.TLS == nil || ext.TLS.InsecureSkipVerify {
 		return nil, errors.New("cannot use broker: no client id, or its certificate would not be verified")
 	}
-	x := &External{cfg: cfg, ext: ext, inbox: make(chan paho.Message, maxInflight), lost: make(chan error, 1)}
+	x := &External{cfg: cfg, ext: ext, inbox: make(chan paho.Message, maxInflight)}
 	conf := ext.TLS.Clone()
 	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS13)
 	x.client = paho.NewClient(paho.NewClientOptions().
