@@ -21,7 +21,9 @@ const (
 var encMode, decMode = modes()
 
 func modes() (cbor.EncMode, cbor.DecMode) {
-	enc, err := cbor.CoreDetEncOptions().EncMode()
+	options := cbor.CoreDetEncOptions()
+	options.NilContainers = cbor.NilContainerAsEmpty // no null, so that nothing has two encodings
+	enc, err := options.EncMode()
 	if err != nil {
 		panic("cose: internal error: " + err.Error())
 	}

@@ -194,6 +194,12 @@ func TestDecodeIsStrict(t *testing.T) {
 			t.Errorf("%s was accepted", tt.name)
 		}
 	}
+	var l struct {
+		A []byte `cbor:"1,keyasint"`
+	}
+	if err := cose.Decode([]byte("\xa1\x01\xf6"), 24, &l); err == nil {
+		t.Error("null was accepted where empty is written")
+	}
 	var d doc
 	if err := cose.Decode([]byte("\xa2\x01\x05\x02\x61a"), 24, &d); err != nil || d != (doc{5, "a"}) {
 		t.Errorf("%+v, %v", d, err)
