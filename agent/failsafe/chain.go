@@ -33,6 +33,7 @@ func (e *Enforcer) settle(ctx context.Context) {
 		e.mu.Lock()
 		rec := e.rec
 		if rec.Phase == PhaseClear {
+			e.heal()
 			e.mu.Unlock()
 			return
 		}
@@ -85,15 +86,27 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.told = id
-	if e.rec.Phase == PhasePausing && bytes.Equal(e.rec.PauseID, id) {
+	switch {
+	case !bytes.Equal(e.rec.PauseID, id):
+	case e.rec.Phase == PhasePausing:
 		e.rec.Phase = PhasePaused
 		e.save()
+	case e.rec.Phase == PhasePaused:
+		e.heal()
 	}
 }
 
 // save writes the present record to both copies. It is called with mu held.
 func (e *Enforcer) save() {
 	e.degrade("latch", errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec)))
+}
+
+// heal writes the latch again after a write of it has failed. It is called with
+// mu held.
+func (e *Enforcer) heal() {
+	if _, bad := e.degraded["latch"]; bad {
+		e.save()
+	}
 }
 
 // mustUndo records that step i of pause id has something to undo.

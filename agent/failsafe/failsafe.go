@@ -30,6 +30,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,14 +183,8 @@ func (e *Enforcer) open() error {
 			e.degrade("used", err)
 		}
 	}
-	for _, n := range notes {
-		e.log.Error("latch", "note", n)
-	}
 	if len(notes) > 0 {
-		e.degraded["state"] = fmt.Sprint(notes[0])
-		for _, n := range notes[1:] {
-			e.degraded["state"] += "; " + n
-		}
+		e.degrade("state", errors.New(strings.Join(notes, "; ")))
 	}
 	// Both copies are made to say the same, before the marker that calls
 	// missing copies a loss.
@@ -237,20 +232,21 @@ func (e *Enforcer) degrade(topic string, err error) {
 		delete(e.degraded, topic)
 		return
 	}
-	if text := err.Error(); e.degraded[topic] != text {
+	// Several errors become one line.
+	if text := strings.ReplaceAll(err.Error(), "\n", "; "); e.degraded[topic] != text {
 		e.degraded[topic] = text
-		e.log.Error("degraded", "topic", topic, "err", err)
+		e.log.Error("degraded", "topic", topic, "err", text)
 	}
 }
 
+// notePolicy replaces what was wrong with manifest and key lists.
 func (e *Enforcer) notePolicy(notes []string) {
-	for topic := range e.degraded {
-		if len(topic) > 6 && topic[:6] == "policy" {
-			delete(e.degraded, topic)
+	for i := range maxNotes {
+		var err error
+		if i < len(notes) {
+			err = errors.New(notes[i])
 		}
-	}
-	for i, n := range notes {
-		e.degraded[fmt.Sprintf("policy%02d", i)] = n
+		e.degrade(fmt.Sprintf("policy %02d", i), err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package failsafe
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // A device is a state directory, a world of keys, and a manifest for it.
 type device struct {
-	t     *testing.T
+	t     testing.TB
 	world *referencetest.World
 	dir   string
 	cfg   Config
@@ -53,7 +53,7 @@ type device struct {
 }
 
 // newDevice returns a device whose manifest pauses by reactions.
-func newDevice(t *testing.T, change func(*reference.Manifest)) *device {
+func newDevice(t testing.TB, change func(*reference.Manifest)) *device {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "failsafe") // paths of sockets are limited to 107 bytes
 	if err != nil {
@@ -146,7 +146,7 @@ func (d *device) start() *running {
 }
 
 // until waits for a status.
-func (r *running) until(t *testing.T, what string, ok func(Status) bool) Status {
+func (r *running) until(t testing.TB, what string, ok func(Status) bool) Status {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -161,7 +161,7 @@ func (r *running) until(t *testing.T, what string, ok func(Status) bool) Status 
 	}
 }
 
-func (r *running) untilPhase(t *testing.T, p Phase) Status {
+func (r *running) untilPhase(t testing.TB, p Phase) Status {
 	t.Helper()
 	return r.until(t, p.String(), func(s Status) bool { return s.Phase == p })
 }
@@ -206,7 +206,7 @@ func (d *device) resume(id [16]byte, key *cose.Signer, change func(*reference.Co
 
 // workload starts real processes in a new cgroup and returns its path below the
 // root.
-func workload(t *testing.T) string {
+func workload(t testing.TB) string {
 	t.Helper()
 	if !(&hands{cgroups: cgroupRoot}).isCgroup2() {
 		t.Fatalf("no cgroup v2 at %s: mount -t cgroup2 none %s", cgroupRoot, cgroupRoot)
@@ -252,7 +252,7 @@ func freezeStep(cgroup string) func(*reference.Manifest) {
 }
 
 // frozen tells what the kernel says.
-func frozen(t *testing.T, cgroup string) bool {
+func frozen(t testing.TB, cgroup string) bool {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(cgroupRoot, cgroup, "cgroup.events"))
 	if err != nil {
@@ -319,7 +319,7 @@ func TestPauseHoldResume(t *testing.T) {
 	}
 }
 
-func thaw(t *testing.T, cgroup string) {
+func thaw(t testing.TB, cgroup string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(cgroupRoot, cgroup, "cgroup.freeze"), []byte("0"), 0); err != nil {
 		t.Fatal(err)
@@ -669,7 +669,58 @@ func TestNV(t *testing.T) {
 	r.untilPhase(t, PhaseClear)
 }
 
-func readLine(r *bufio.Reader) (string, error) {
-	line, err := r.ReadString('\n')
-	return strings.TrimSpace(line), err
+// BenchmarkPauseToFrozen measures from a request on the socket until another
+// look at the kernel's word finds real processes frozen, with the latch written
+// in between, beside a bare write to cgroup.freeze.
+func BenchmarkPauseToFrozen(b *testing.B) {
+	cgroup := workload(b)
+	d := newDevice(b, freezeStep(cgroup))
+	r := d.start()
+	events, err := os.Open(filepath.Join(cgroupRoot, cgroup, "cgroup.events"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer events.Close()
+	untilFrozen := func() {
+		for !frozen(b, cgroup) {
+			if err := waitChange(b.Context(), events, time.Millisecond); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	var toFrozen, toConfirmed, bare []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		confirmed := make(chan time.Duration)
+		go func() {
+			if _, err := r.client.Pause(ctx10(b), crossing()); err != nil {
+				b.Error(err)
+			}
+			confirmed <- time.Since(begin)
+		}()
+		untilFrozen()
+		toFrozen = append(toFrozen, time.Since(begin))
+		toConfirmed = append(toConfirmed, <-confirmed)
+		s := r.untilPhase(b, PhasePaused)
+		if err := r.acceptResume(d.resume(s.PauseID, d.world.Resume, nil)); err != nil {
+			b.Fatal(err)
+		}
+		r.untilPhase(b, PhaseClear)
+
+		begin = time.Now()
+		if err := os.WriteFile(filepath.Join(cgroupRoot, cgroup, "cgroup.freeze"), []byte("1"), 0); err != nil {
+			b.Fatal(err)
+		}
+		untilFrozen()
+		bare = append(bare, time.Since(begin))
+		thaw(b, cgroup)
+		r.connMu.Lock()
+		*r.rates[0] = bucket{}
+		r.connMu.Unlock()
+	}
+	for name, all := range map[string][]time.Duration{"frozen": toFrozen, "confirmed": toConfirmed, "bare": bare} {
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, name+"-median-ms")
+		b.ReportMetric(float64(all[len(all)-1].Microseconds())/1000, name+"-worst-ms")
+	}
 }

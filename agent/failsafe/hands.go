@@ -266,7 +266,9 @@ func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string,
 		}
 	}
 	buf := make([]byte, 256)
-	for {
+	// The kernel holds an announcement back for up to 10 ms after the one
+	// before (cgroup_file_notify), so the first looks do not wait for it.
+	for again := time.Millisecond; ; again = min(2*again, time.Second) {
 		n, err := events.ReadAt(buf, 0)
 		if err != nil && err != io.EOF {
 			return "", fmt.Errorf("cannot read cgroup.events: %w", err)
@@ -274,7 +276,7 @@ func (h *hands) freeze(ctx context.Context, target string, freeze bool) (string,
 		if bytes.Contains(buf[:n], want) {
 			return words, nil
 		}
-		if err := waitChange(ctx, events); err != nil {
+		if err := waitChange(ctx, events, again); err != nil {
 			return "", fmt.Errorf("not %s in time: cgroup.events says %s", words, bytes.ReplaceAll(bytes.TrimSpace(buf[:n]), []byte("\n"), []byte(", ")))
 		}
 	}

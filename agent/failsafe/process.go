@@ -153,8 +153,8 @@ func (h *hands) signalled(sig uint8, here, sent int) string {
 }
 
 // waitChange waits until the kernel announces a change of a cgroup file since
-// it was last read, or ctx ends.
-func waitChange(ctx context.Context, f *os.File) error {
+// it was last read, or limit is over, or ctx ends.
+func waitChange(ctx context.Context, f *os.File, limit time.Duration) error {
 	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("cannot wait: %w", err)
@@ -173,14 +173,11 @@ func waitChange(ctx context.Context, f *os.File) error {
 	}()
 	for {
 		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(end), Events: unix.POLLIN}}
-		switch _, err := unix.Poll(fds, -1); {
+		switch _, err := unix.Poll(fds, int(limit.Milliseconds())); {
 		case errors.Is(err, unix.EINTR):
-			continue
 		case err != nil:
 			return fmt.Errorf("cannot wait: %w", err)
-		case fds[0].Revents != 0:
-			return nil
-		case ctx.Err() != nil:
+		default:
 			return ctx.Err()
 		}
 	}
