@@ -268,6 +268,30 @@ func TestFullDropsOldestRoutineFirst(t *testing.T) {
 	}
 }
 
+// Power may go between the record of a gap and the removal of the segment.
+func TestDroppedStayDropped(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{MaxBytes: small})
+	first := mustAppend(t, s, Routine, strings.Repeat("x", 1000))
+	oldest := s.logs[Routine].segs[0].file.Name()
+	data, err := os.ReadFile(oldest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s.Stats().Dropped[Routine].Count == 0 {
+		mustAppend(t, s, Routine, strings.Repeat("x", 1000))
+	}
+	want := s.Stats()
+	s.Close()
+	if err := os.WriteFile(oldest, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{MaxBytes: small})
+	if got := s.Stats(); got != want || pending(s)[0].ID == first {
+		t.Errorf("%+v, before %+v", got, want)
+	}
+}
+
 func TestFullByClass(t *testing.T) {
 	body := strings.Repeat("x", 1000)
 	// What a spool full of one class does with a message of another.
