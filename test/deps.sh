@@ -20,7 +20,7 @@ want swtpm command -v swtpm
 want swtpm-tools command -v swtpm_setup
 want tpm2-tools command -v tpm2_checkquote
 want mosquitto command -v mosquitto
-want python3-cbor2 python3 -c 'import cbor2'
+want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
 want socat command -v socat
 want strace command -v strace
