@@ -11,6 +11,7 @@ import (
 	"errors"
 	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,7 +120,6 @@ func TestVerifyEKCert(t *testing.T) {
 		{"changed", tpm.ReasonEKCert, bytes.Replace(good, []byte("id:00010000"), []byte("id:00010001"), 1), ek, a.roots},
 		{"for another key", tpm.ReasonEKCert, good, ekArea(t, 2), a.roots},
 		{"unknown authority", tpm.ReasonEKCert, good, ek, x509.NewCertPool()},
-		{"no roots", tpm.ReasonEKCert, good, ek, nil},
 		{"for TLS servers", tpm.ReasonEKCert, issue(func(c *x509.Certificate) {
 			c.UnknownExtKeyUsage, c.ExtKeyUsage = nil, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}), ek, a.roots},
@@ -140,6 +140,14 @@ func TestVerifyEKCert(t *testing.T) {
 				t.Errorf("error %v, want %v", err, c.reason)
 			}
 		})
+	}
+}
+
+// Without roots crypto/x509 would turn to those of the operating system.
+func TestVerifyEKCertWithoutRoots(t *testing.T) {
+	der := newAuthority(t).issue(t, softKey(t, 1).Public(), nil)
+	if err := tpm.VerifyEKCert(der, ekArea(t, 1), nil); !errors.Is(err, tpm.ReasonEKCert) || !strings.Contains(err.Error(), "no roots given") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -211,6 +219,8 @@ func TestMakeCredentialRefuses(t *testing.T) {
 	}
 	offCurve := bytes.Clone(ek)
 	offCurve[len(offCurve)-1] ^= 1
+	aes256 := bytes.Clone(ek)
+	copy(aes256[44:], u16(256))
 	weak := rsaArea(&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 1023)})
 	for _, c := range []struct {
 		name           string
@@ -219,6 +229,7 @@ func TestMakeCredentialRefuses(t *testing.T) {
 		{"no EK", nil, ak, []byte("s")},
 		{"EK not on the curve", offCurve, ak, []byte("s")},
 		{"short RSA EK", weak, ak, []byte("s")},
+		{"EK with AES-256", aes256, ak, []byte("s")},
 		{"signing key", area(t, softKey(t, 1), akAttributes), ak, []byte("s")},
 		{"no name", ek, nil, []byte("s")},
 		{"long name", ek, append(bytes.Clone(ak), 0), []byte("s")},

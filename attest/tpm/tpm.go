@@ -168,7 +168,7 @@ func (t *TPM) flush(k *key) error {
 }
 
 // use runs f with keys loaded. When the TPM is full, or no longer has one of them
-// as after its reset, it is tried a second time with keys made anew.
+// as after its reset, they are made anew; both can happen in turn.
 func (t *TPM) use(f func() error, keys ...*key) error {
 	try := func() error {
 		for _, k := range keys {
@@ -178,19 +178,22 @@ func (t *TPM) use(f func() error, keys ...*key) error {
 		}
 		return f()
 	}
-	err := try()
-	switch {
-	case full(err):
-		if err := t.evict(); err != nil {
+	for n := 1; ; n++ {
+		err := try()
+		switch {
+		case n == 3:
+			return err
+		case full(err):
+			if err := t.evict(); err != nil {
+				return err
+			}
+		case !lost(err):
 			return err
 		}
-	case !lost(err):
-		return err
+		for _, k := range keys {
+			k.handle = 0
+		}
 	}
-	for _, k := range keys {
-		k.handle = 0
-	}
-	return try()
 }
 
 func full(err error) bool {

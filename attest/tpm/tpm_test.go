@@ -339,7 +339,7 @@ func TestPCRMoves(t *testing.T) {
 			id := provision(t, d)
 			q, err := d.Quote(nil, []int{10})
 			if !c.ok {
-				if !errors.Is(err, tpm.ReasonPCRDigest) || quotes.Load() != 8 {
+				if !errors.Is(err, tpm.ReasonPCRDigest) || !strings.Contains(err.Error(), "moved during each of 8 attempts") || quotes.Load() != 8 {
 					t.Errorf("after %d quotes: %v", quotes.Load(), err)
 				}
 				return
@@ -527,6 +527,57 @@ func TestLeftoversOfOthersAreCleared(t *testing.T) {
 	}
 }
 
+// Other objects have come to stand where the keys were: the same templates, but
+// of the owner hierarchy, so that their signatures look right.
+func TestHandlesNameOtherKeys(t *testing.T) {
+	e := tpmtest.New(t)
+	d := open(t, e.Addr)
+	id := provision(t, d)
+	replace := func(public []byte) {
+		t.Helper()
+		for _, h := range raw(e.Addr).leftovers(t) {
+			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(raw(e.Addr)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		template, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := (tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(*template)}).Execute(raw(e.Addr)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	replace(id.DevicePublic)
+	digest := sha256.Sum256(nil)
+	signature, err := d.Signer().Sign(nil, digest[:], crypto.SHA256)
+	if err != nil || !ecdsa.VerifyASN1(d.Signer().Public().(*ecdsa.PublicKey), digest[:], signature) {
+		t.Errorf("signature %x: %v", signature, err)
+	}
+	replace(id.AKPublic)
+	q, err := d.Quote(nil, []int{0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tpm.VerifyQuote(*q, id.AKPublic, nil, []int{0}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInactiveBank(t *testing.T) {
+	d := open(t, between(t, tpmtest.Start(t), func(command []byte, pass func() []byte) []byte {
+		if is(command, tpm2.TPMCCPCRRead) { // a response without selection and digests
+			return slices.Concat([]byte{0x80, 0x01}, u32(22), u32(0), u32(1), u32(0), u32(0))
+		}
+		return pass()
+	}))
+	if _, err := d.PCRDigest([]int{0}); err == nil || !strings.Contains(err.Error(), "is the SHA-256 bank active?") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestSigner(t *testing.T) {
 	d := open(t, tpmtest.Start(t))
 	if s := d.Signer(); s != nil {
@@ -560,6 +611,14 @@ func TestSigner(t *testing.T) {
 	}
 	wg.Wait()
 
+	// go-cose gives no options.
+	digest := sha256.Sum256(nil)
+	if signature, err := signer.Sign(nil, digest[:], nil); err != nil || !ecdsa.VerifyASN1(signer.Public().(*ecdsa.PublicKey), digest[:], signature) {
+		t.Errorf("signature %x without options: %v", signature, err)
+	}
+	if _, err := signer.Sign(rand.Reader, make([]byte, 32), crypto.SHA3_256); err == nil {
+		t.Error("signed with SHA-3")
+	}
 	if _, err := signer.Sign(rand.Reader, make([]byte, 48), crypto.SHA384); err == nil {
 		t.Error("signed with SHA-384")
 	}
