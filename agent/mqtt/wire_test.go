@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"io"
 	"net"
@@ -9,8 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/miotfacts/miotfacts/agent/spool"
 )
 
 func digests(n int) [][DigestSize]byte {
@@ -171,10 +175,41 @@ func TestLostConnection(t *testing.T) {
 	}
 }
 
+// The library completes a token also when it gives up.
+func TestFailedPublishIsNoAck(t *testing.T) {
+	sp, err := spool.Open(t.TempDir(), spool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.Close()
+	if _, err := sp.Append(spool.Alarm, "alarm", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	server, client := net.Pipe()
+	defer server.Close()
+	s := &session{
+		Client: &Client{cfg: Config{Prefix: "p", ClientID: "d", Ack: Puback, AckTimeout: time.Minute}, queue: sp},
+		conn:   newConn(client),
+		paho:   paho.NewClient(paho.NewClientOptions()), // never connected
+		over:   make(chan struct{}),
+		acks:   make(chan ack, window),
+		sent:   map[spool.ID]out{},
+		due:    time.NewTimer(time.Minute),
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.pump(ctx); err != paho.ErrNotConnected {
+		t.Errorf("pump ended with %v", err)
+	}
+	if n := sp.Stats().Pending[spool.Alarm]; n != 1 {
+		t.Errorf("%d messages are left", n)
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	const first, longest = 500 * time.Millisecond, 30 * time.Second
 	for failures, want := range map[int]time.Duration{
-		0: first, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: longest, 7: longest, 31: longest, 63: longest, 1 << 40: longest,
+		0: first, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: longest, 7: longest, 31: longest, 63: longest, 1 << 30: longest,
 	} {
 		spread := map[time.Duration]bool{}
 		for range 100 {
