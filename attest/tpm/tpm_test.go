@@ -556,6 +556,9 @@ func TestHandlesNameOtherKeys(t *testing.T) {
 	if err != nil || !ecdsa.VerifyASN1(d.Signer().Public().(*ecdsa.PublicKey), digest[:], signature) {
 		t.Errorf("signature %x: %v", signature, err)
 	}
+	if _, err := d.Quote(nil, []int{0}); err != nil { // loads it again
+		t.Fatal(err)
+	}
 	replace(id.AKPublic)
 	q, err := d.Quote(nil, []int{0})
 	if err != nil {
