@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -87,10 +88,13 @@ type Event struct {
 	Refused  *Refused // or what was refused
 }
 
-// Lifetimes of a challenge in seconds: an answer counts for so long, and the
-// command is signed as valid from a little earlier for devices whose clocks lag.
+// ChallengeLife is how long after a challenge its answer counts.
+const ChallengeLife = 5 * time.Minute
+
+// In seconds. A challenge is signed as valid from a little earlier, for devices
+// whose clocks lag.
 const (
-	challengeLife = 300
+	challengeLife = int64(ChallengeLife / time.Second)
 	clockSkew     = 300
 )
 
