@@ -332,12 +332,26 @@ func TestFullDisk(t *testing.T) {
 
 func TestReadOnlyDisk(t *testing.T) {
 	d := small(t, 1<<20)
-	r := d.start()
-	if err := syscall.Mount("none", d.cfg.StateDir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("none", d.cfg.StateDir, "", syscall.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
 	}
+	healed := func(s Status) bool { return !strings.Contains(strings.Join(s.Degraded, "\n"), "read-only") }
+	r := d.start()
+	r.stop()
+	remount(syscall.MS_RDONLY)
+	r = d.start()
+	if s := r.status(); s.Latch != appraise.LatchClear || healed(s) {
+		t.Errorf("started on a read-only disk: %+v", s)
+	}
+	remount(0)
+	r.until(t, "written while clear", healed)
+
+	remount(syscall.MS_RDONLY)
 	s := r.mustPause(t)
-	if text := strings.Join(s.Degraded, "\n"); !strings.Contains(text, "read-only file system") {
+	if healed(s) {
 		t.Errorf("a pause that could not be written is not said: %q", s.Degraded)
 	}
 	if s = r.untilPhase(t, PhasePaused); !s.Effects[0].Done {
@@ -345,5 +359,12 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	if _, err := r.client.Resume(ctx10(t), d.resume(s.PauseID, d.world.Resume, nil)); err == nil {
 		t.Error("a resume was accepted that could not be recorded")
+	}
+	remount(0)
+	r.until(t, "written while paused", healed)
+	r.stop()
+	r = d.start()
+	if after := r.status(); after.Latch != appraise.LatchPaused || after.PauseID != s.PauseID {
+		t.Errorf("after a restart: %+v", after)
 	}
 }

@@ -1,6 +1,7 @@
 package failsafe
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -572,6 +573,16 @@ func TestSilence(t *testing.T) {
 				check("life came back", then == reference.Pause, false)
 				time.Sleep(31 * time.Second)
 				check("and went again", then == reference.Pause, true)
+				if then != reference.Pause {
+					return
+				}
+				if err := e.acceptResume(d.resume(e.status().PauseID, d.world.Resume, nil)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(29 * time.Second)
+				check("resumed in silence", false, true)
+				time.Sleep(2 * time.Second)
+				check("which counts anew", true, true)
 			})
 		})
 	}
@@ -610,9 +621,34 @@ func TestNV(t *testing.T) {
 		t.Cleanup(func() { dev.Close() })
 		return dev
 	}
-	d := newDevice(t, nil)
+	d := newDevice(t, func(m *reference.Manifest) {
+		m.Reaction = []reference.Reaction{{Do: reference.Tell, Deadline: 5000}}
+	})
 	dev := open()
 	d.cfg.NV = dev
+	// The application is the first to be told of a resume: by then the TPM is clear.
+	d.cfg.AppSocket = d.path("app")
+	l, err := net.Listen("unix", d.cfg.AppSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			if strings.HasPrefix(line, "resume") {
+				if rec, err := dev.ReadLatch(); err == nil && rec.Paused {
+					t.Errorf("%q, and the TPM says paused", line)
+				}
+			}
+			fmt.Fprintln(conn, "ok")
+			conn.Close()
+		}
+	}()
 	r := d.start()
 	if s := r.status(); s.Latch != appraise.LatchClear {
 		t.Fatalf("at first: %+v", s)

@@ -193,6 +193,26 @@ func TestResumeIsFinishedAfterRestart(t *testing.T) {
 	}
 }
 
+// A crossing while a resume is carried out begins a new pause, and what the
+// resume has not undone yet is undone by the next one.
+func TestPauseDuringResume(t *testing.T) {
+	d := newDevice(t, nil)
+	e, err := New(d.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	stopped := step{Reaction: reference.Reaction{Do: reference.StopUnit, Target: "pump.service", Deadline: 10}, Undo: true}
+	e.rec = record{Version: 1, Phase: PhaseResuming, PauseID: newPauseID(), Steps: []step{stopped}}
+	old := e.rec.PauseID
+	if err := e.acceptPause(crossing()); err != nil {
+		t.Fatal(err)
+	}
+	if e.rec.Phase != PhasePausing || bytes.Equal(e.rec.PauseID, old) || len(e.rec.Steps) != 2 || e.rec.Steps[0] != stopped {
+		t.Errorf("%+v", e.rec)
+	}
+}
+
 // Damaged nonces must not let a resume count twice: the pause gets a new id.
 func TestNoncesLost(t *testing.T) {
 	d := newDevice(t, nil)
