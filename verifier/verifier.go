@@ -242,9 +242,6 @@ func (v *Verifier) Handle(now int64, m Delivery) (Reply, error) {
 		return Reply{}, err
 	}
 	reply.Refused = &Refused{At: now, Device: clip(m.Device), Topic: clip(m.Kind), Reason: r.reason, Text: r.text, Size: len(m.Payload)}
-	if r.reason == ReasonReplay {
-		return Reply{Receipt: true, Refused: reply.Refused}, nil // a duplicate is how MQTT delivers at least once
-	}
 	if err := v.store.Refuse(reply.Refused); err != nil {
 		return Reply{}, fmt.Errorf("cannot store refusal: %w", err)
 	}

@@ -80,10 +80,7 @@ func demo(ctx context.Context, once bool) (bool, error) {
 	s := &story{Lab: l}
 	defer s.Clean()
 	s.say("miotfacts demo. The infusion monitor is SIMULATED; everything else is real.\n")
-	if err := s.prepare(); err != nil {
-		return false, err
-	}
-	for _, part := range []func() error{s.sign, s.boot, s.operate, s.failsafe, s.resume, s.attack} {
+	for _, part := range []func() error{s.prepare, s.sign, s.boot, s.operate, s.failsafe, s.resume, s.attack} {
 		if err := part(); err != nil {
 			s.logs()
 			return false, err

@@ -29,7 +29,8 @@ func Infusion(dir string) error {
 	var paused atomic.Bool
 	go answer(l, &paused)
 
-	conn, err := net.ListenUnixgram("unixgram", nil)
+	// An abstract address (unix(7)): the kernel removes it with the socket.
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@miotfacts-infusion-" + strconv.Itoa(os.Getpid()), Net: "unixgram"})
 	if err != nil {
 		return err
 	}

@@ -348,7 +348,33 @@ func (l *Lab) Enrol(id string) error {
 
 // ConfigureVerifier writes the verifier's configuration, on free ports.
 func (l *Lab) ConfigureVerifier() error {
-	return errors.New("not yet")
+	var ports [2]string
+	for i := range ports {
+		var err error
+		if ports[i], err = FreePort(); err != nil {
+			return err
+		}
+	}
+	l.Web, l.Broker, l.Admin = "http://127.0.0.1:"+ports[0], "127.0.0.1:"+ports[1], l.Path("verifier/admin.sock")
+	return l.Write("verifier/factsverifier.toml", fmt.Sprintf(`
+store = "fleet.db"
+[reference]
+manifests = [%q]
+key_lists = [%q]
+manufacturer_roots = [%q]
+[keys]
+result = "result.key"
+command = "command.key"
+[broker]
+listen = %q
+certificate = "server.pem"
+key = "server.key"
+prefix = %q
+[web]
+listen = "127.0.0.1:%s"
+[admin]
+socket = "admin.sock"
+`, l.Path("manifest.cbor"), l.Path("manufacturer-keys.cbor"), l.Path("manufacturer-root.key.pub"), l.Broker, Prefix, ports[0]))
 }
 
 // Resume signs a resume of a pause with the operator's key and hands it in.
