@@ -210,6 +210,11 @@ func OpenResult(data []byte, key *cose.PublicKey) (*Result, error) {
 		return nil, fmt.Errorf("cannot open result: profile %q with %d submodules", r.Profile, len(r.Submods))
 	}
 	for _, a := range r.Submods {
+		switch a.Status {
+		case TierNone, TierAffirming, TierWarning, TierContraindicated:
+		default:
+			return nil, fmt.Errorf("cannot open result: status %s is not one", a.Status)
+		}
 		for entry, value := range a.Vector {
 			if tierOf(value) > a.Status {
 				return nil, fmt.Errorf("cannot open result: status %s is better than entry %d of the vector, %d", a.Status, entry, value)
