@@ -144,11 +144,27 @@ func (v *verifierClient) follow(ctx context.Context, handle func(streamed) error
 	defer answer.Body.Close()
 	quiet := time.AfterFunc(quietAtMost, func() { cancel(errQuiet) })
 	defer quiet.Stop()
-	lines := bufio.NewScanner(answer.Body)
+	err = readStream(answer.Body, func(e streamed) error {
+		quiet.Reset(quietAtMost)
+		return handle(e)
+	})
+	switch {
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	}
+	return fail(exitIO, "", "the verifier ended its stream")
+}
+
+// readStream reads Server-Sent Events to the end; events it does not know are
+// handled as such.
+func readStream(r io.Reader, handle func(streamed) error) error {
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 64<<10)
 	var e streamed
 	for lines.Scan() {
-		quiet.Reset(quietAtMost)
+		var err error
 		name, value, _ := strings.Cut(lines.Text(), ": ")
 		switch {
 		case name == "event":
@@ -165,13 +181,10 @@ func (v *verifierClient) follow(ctx context.Context, handle func(streamed) error
 			return err
 		}
 	}
-	switch {
-	case context.Cause(ctx) != nil:
-		return context.Cause(ctx)
-	case lines.Err() != nil:
-		return fail(exitIO, "", "the verifier's stream broke: %w", lines.Err())
+	if err := lines.Err(); err != nil {
+		return fail(exitIO, "", "the verifier's stream broke: %w", err)
 	}
-	return fail(exitIO, "", "the verifier ended its stream")
+	return nil
 }
 
 func newWatchCommand() *cobra.Command {
@@ -320,12 +333,12 @@ func (w *watcher) tell(d *web.Device) error {
 		lines = append(lines, fmt.Sprintf("%s %s %s%s (key: %s, report %d)", stampNow(), d.ID, d.Summary(), why(d), d.KeyLabel(), d.Sequence))
 	}
 	for _, f := range d.Findings {
-		if !slices.Contains(old.Findings, f) {
+		if !says(old.Findings, f) {
 			lines = append(lines, fmt.Sprintf("%s %s   + %s", stampNow(), d.ID, findingWords(f)))
 		}
 	}
 	for _, f := range old.Findings {
-		if !slices.Contains(d.Findings, f) {
+		if !says(d.Findings, f) {
 			lines = append(lines, fmt.Sprintf("%s %s   - %s", stampNow(), d.ID, findingWords(f)))
 		}
 	}
@@ -335,6 +348,14 @@ func (w *watcher) tell(d *web.Device) error {
 		}
 	}
 	return nil
+}
+
+// says reports whether f is in found. How long a device has been silent changes
+// all the time and is no news.
+func says(found []web.Finding, f web.Finding) bool {
+	return slices.ContainsFunc(found, func(g web.Finding) bool {
+		return g == f || g.Code == f.Code && f.Code == string(verifier.ReasonSilent)
+	})
 }
 
 func why(d *web.Device) string {

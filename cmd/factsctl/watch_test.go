@@ -110,3 +110,31 @@ func TestCut(t *testing.T) {
 		}
 	}
 }
+
+func TestSilenceIsToldOnce(t *testing.T) {
+	silent := func(text string) []web.Finding { return []web.Finding{{Code: "silent", Tier: "warning", Text: text}} }
+	if !says(silent("for 300 s"), silent("for 320 s")[0]) || says(nil, silent("for 300 s")[0]) {
+		t.Error("silence is news each time, or never")
+	}
+}
+
+func FuzzStream(f *testing.F) {
+	f.Add("event: time\ndata: 1800000000\n\n")
+	f.Add("event: device\ndata: {\"id\":\"d0\",\"sequence\":42}\n\nevent: refused\ndata: {\"at\":1,\"device\":\"x\",\"reason\":\"signature\"}\n\n")
+	f.Add("event: device\ndata: {\"id\":[]}\n\n")
+	f.Add("event: device\ndata: ")
+	f.Add(": a comment\n\ndata: 1\n\nevent\n\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		events := 0
+		err := readStream(strings.NewReader(text), func(e streamed) error {
+			events++
+			if e.kind != "device" && e.change != (web.Change{}) || e.kind != "refused" && e.refused != (web.Refused{}) {
+				t.Errorf("event %q has the data of another: %+v", e.kind, e)
+			}
+			return nil
+		})
+		if n := strings.Count(text, "event: "); err == nil && events > n {
+			t.Errorf("%d events of %d", events, n)
+		}
+	})
+}

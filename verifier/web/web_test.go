@@ -482,3 +482,19 @@ func TestTooManyStreams(t *testing.T) {
 		t.Errorf("stream 257: %s %s %v", answer.Status, body, err)
 	}
 }
+
+// BenchmarkFleetPage makes the page of 1000 devices, of which it shows 500.
+func BenchmarkFleetPage(b *testing.B) {
+	m := newMemory()
+	d := paused(b, 0)
+	for n := range 1000 {
+		d.UEID = attest.NewUEID([16]byte{14: byte(n >> 8), 15: byte(n)})
+		m.put(d)
+	}
+	h := m.handler()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		b.SetBytes(int64(w.Body.Len()))
+	}
+}

@@ -7,9 +7,11 @@
   const said = document.getElementById("said");
   const only = main.dataset.device;
   const longest = 3; // changes that are said aloud at a time
+  const rest = 2000; // ms between two fetches: a large fleet changes all the time
   let ahead = Date.now() - main.dataset.now * 1000; // of this clock, in ms
-  let due = null;
-  let busy = false;
+  let fetched = -rest;
+  let busy = false; // a fetch is due or under way
+  let again = false; // something changed while it was under way
 
   function ago(at) {
     const s = Math.round((Date.now() - ahead - at) / 1000);
@@ -61,22 +63,25 @@
   }
 
   async function refresh() {
-    due = null;
-    if (busy) return later();
-    busy = true;
+    again = false;
     try {
       const answer = await fetch(location.href, { cache: "no-store" });
       if (answer.ok) swap(await answer.text());
     } catch {
       // The stream notices that the verifier is gone, and asks again.
     } finally {
+      fetched = performance.now();
       busy = false;
+      if (again) later();
     }
   }
 
   // What changes within a moment is one change of the page.
   function later() {
-    if (due === null) due = setTimeout(refresh, 150);
+    again = busy;
+    if (busy) return;
+    busy = true;
+    setTimeout(refresh, Math.max(150, fetched + rest - performance.now()));
   }
 
   let events = null;
