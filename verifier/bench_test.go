@@ -25,7 +25,7 @@ type amnesic struct {
 
 func (a *amnesic) Device(attest.UEID) (*verifier.Device, error) {
 	d := new(verifier.Device)
-	return d, cose.Decode(a.device, 1<<20, d)
+	return d, cose.Decode(a.device, 256<<10, d)
 }
 
 func (a *amnesic) Neighbours(attest.UEID, uint64, uint64, [32]byte) (verifier.Neighbours, error) {

@@ -111,10 +111,13 @@ func (v *Verifier) enrolKnown(now int64, d *Device, e *attest.Enrolment, problem
 	switch d.Enrolled {
 	case Approved:
 		return cose.Encode(attest.Down{Enrolled: true}) // it may have missed that
-	case Revoked:
-		return nil, refuse(ReasonRevoked, "device %s was revoked", d.UEID)
 	case Proved:
 		return nil, nil
+	case Revoked:
+		// Proving what it holds changes nothing, but lets an operator change his mind.
+		if d.ProvedAt != 0 {
+			return nil, refuse(ReasonRevoked, "device %s was revoked", d.UEID)
+		}
 	}
 	d.EKProblem = problem
 	if len(e.Secret) == 0 {
@@ -126,7 +129,10 @@ func (v *Verifier) enrolKnown(now int64, d *Device, e *attest.Enrolment, problem
 	if len(d.Secret) == 0 || subtle.ConstantTimeCompare(d.Secret, e.Secret) != 1 {
 		return nil, refuse(ReasonCredential, "device %s: the secret is not that of the credential", d.UEID)
 	}
-	d.Enrolled, d.ProvedAt, d.Secret = Proved, now, nil
+	d.ProvedAt, d.Secret = now, nil
+	if d.Enrolled == Asked {
+		d.Enrolled = Proved
+	}
 	return nil, v.save(d)
 }
 

@@ -277,6 +277,23 @@ func TestAnotherKeyAfterRevoking(t *testing.T) {
 	}
 }
 
+// An operator who said no before the TPM had proved itself can still say yes.
+func TestRevokedBeforeItsProof(t *testing.T) {
+	f := verifiertest.New(t)
+	d := f.NewTPMDevice(tpmtest.Start(t))
+	if reply := f.Take(d.SealEnrolment(d.Enrolment(nil))); reply.Refused != nil {
+		t.Fatalf("%+v", reply.Refused)
+	}
+	if err := f.Revoke(f.Now, d.UEID); err != nil {
+		t.Fatal(err)
+	}
+	d.Prove()
+	if v := d.View(); v.Enrolled != verifier.Revoked {
+		t.Errorf("%s", v.Enrolled)
+	}
+	d.Approve()
+}
+
 func TestOperatorRefusals(t *testing.T) {
 	f := verifiertest.New(t)
 	d := f.NewDevice()

@@ -13,9 +13,12 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 )
 
-// maxFinding bounds the words of one finding in bytes. A set of listening
-// sockets can be long; the report has all of it.
-const maxFinding = 512
+// Bounds of what is said about one report, which has all of it: a set of
+// listening sockets can be long, and a device can have hundreds of rules deviate.
+const (
+	maxFinding  = 512 // bytes of one
+	maxFindings = 100 // the worst; the others are counted
+)
 
 // gapMemory is how long in seconds missing reports are told.
 const gapMemory = 24 * 3600
@@ -51,11 +54,15 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 	if len(c.report.Nonce) > 0 {
 		d.Challenge = nil
 	}
+	j.found = bounded(j.found)
 	if newest {
 		d.Sequence, d.Digest = b.Sequence, c.verified.Digest()
 		d.Stage, d.Pause, d.Manifest, d.Dropped = b.Stage, b.Pause, b.Manifest, b.Dropped
 		d.Boot = boot
-		boot.Count, boot.Uptime = c.report.BootCount, c.report.Uptime
+		boot.Uptime = c.report.Uptime
+		if c.report.BootCount != 0 { // 0: not known yet
+			boot.Count = c.report.BootCount
+		}
 		d.Tier, d.Findings = worst(j.found), j.found
 	}
 	j.found = append(slices.Clone(j.found), d.passing(now, boot)...)
@@ -68,6 +75,16 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 	var err error
 	r.Result, err = v.sign(j.result(v.cfg.Build, tier, boot))
 	return r, err
+}
+
+// bounded returns the worst findings, and how many more there are.
+func bounded(found []Finding) []Finding {
+	if len(found) <= maxFindings {
+		return found
+	}
+	slices.SortStableFunc(found, func(a, b Finding) int { return int(b.Tier) - int(a.Tier) })
+	more := found[maxFindings-1:]
+	return append(found[:maxFindings-1:maxFindings-1], Finding{Code: ReasonMore, Tier: worst(more), Text: fmt.Sprintf("and %d more findings", len(more))})
 }
 
 // worst returns the tier that findings make: affirming when none is worse.
@@ -146,7 +163,7 @@ func (j *judge) bootHistory(newest bool) {
 	}
 	same := bytes.Equal(old.Seed, r.BootSeed)
 	switch {
-	case same && r.BootCount != old.Count:
+	case same && r.BootCount != 0 && old.Count != 0 && r.BootCount != old.Count:
 		j.find(ReasonBootHistory, TierWarning, "boot count changed from %d to %d within one boot", old.Count, r.BootCount)
 	case same && r.Uptime < old.Uptime:
 		j.find(ReasonBootHistory, TierWarning, "uptime went back from %d to %d s within one boot", old.Uptime, r.Uptime)
@@ -219,10 +236,9 @@ func (j *judge) comparison() {
 // folded returns what is known of a rule's fact and over how many milliseconds.
 // It is not ok when nothing that came can tell.
 func (j *judge) folded(rule reference.Rule, claim appraise.Verdict) (facts.Folded, int64, bool) {
-	b := &j.report.Body
 	def, _ := j.ref.Vocabulary().ByKey(rule.Fact)
 	if def.Cadence != facts.Boot || whole(j.report) {
-		return j.report.Folded(rule.Fact), b.End - b.Begin, true
+		return j.report.Folded(rule.Fact), j.watched(), true
 	}
 	if j.boot == nil {
 		return facts.Folded{}, 0, false
@@ -233,6 +249,18 @@ func (j *judge) folded(rule reference.Rule, claim appraise.Verdict) (facts.Folde
 		return facts.Folded{}, 0, false
 	}
 	return x, 0, true
+}
+
+// watched returns for how many milliseconds the device has surely watched its
+// facts without a break, 0 where that cannot be told: a resume begins all holds
+// anew, and an interval that is far too long had a break in it.
+func (j *judge) watched() int64 {
+	b := &j.report.Body
+	ms := b.End - b.Begin
+	if b.Stage == reference.StageIntegration || ms > 2000*int64(j.ref.Manifest().ReportEvery)+5000 {
+		return 0
+	}
+	return ms
 }
 
 // contradiction holds a claimed verdict against the facts. Without a text they

@@ -2,6 +2,7 @@ package verifier_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -160,6 +161,66 @@ func TestFindings(t *testing.T) {
 				t.Errorf("device: %+v", v)
 			}
 		})
+	}
+}
+
+// Hundreds of rules that deviate are counted, not all told.
+func TestManyFindings(t *testing.T) {
+	m := referencetest.Example()
+	limit := int64(100)
+	for k := verifiertest.AppFlow + 1; k < verifiertest.AppFlow+60; k++ {
+		m.Apps = append(m.Apps, reference.AppFact{Key: k, Name: fmt.Sprintf("app.f%d", k), Unit: "1", Max: 1000})
+		rule := reference.Rule{Fact: k, Op: reference.Range, Max: &limit}
+		m.Integration, m.Operating = append(m.Integration, rule), append(m.Operating, rule)
+	}
+	f := verifiertest.Of(t, m)
+	d := f.NewDevice().Enrolled()
+	for _, a := range m.Apps[1:] {
+		d.Set(a.Key, facts.IntValue(500))
+	}
+	d.Accepted(d.Message(attest.KindBoot))
+	r := d.Report(attest.KindRoutine)
+	paused(r)
+	rec := d.Accepted(verifiertest.Encode(t, d.Seal(r)))
+	if len(rec.Findings) != 100 || rec.Findings[0].Code != verifier.ReasonPaused || !has(rec.Findings, verifier.ReasonMore, verifier.TierWarning) {
+		t.Errorf("%d findings, first %+v, last %+v", len(rec.Findings), rec.Findings[0], rec.Findings[len(rec.Findings)-1])
+	}
+	if _, err := verifier.OpenResult(rec.Result, f.World.Result.Public()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where nobody can tell for how long the device watched, a hold proves nothing.
+func TestHoldsThatCannotBeTold(t *testing.T) {
+	for name, change := range map[string]func(r *attest.Report){
+		"after a resume":      func(r *attest.Report) { r.Body.Stage = reference.StageIntegration },
+		"after a suspension":  func(r *attest.Report) { r.Body.End += 200_000 },
+		"in a short interval": func(r *attest.Report) { r.Body.Begin = r.Body.End - 6000 },
+	} {
+		f := verifiertest.New(t)
+		d := f.NewDevice().Enrolled()
+		d.Accepted(d.Message(attest.KindBoot))
+		d.Set(verifiertest.CPUUsage, facts.IntValue(950)) // has a hold of 5 s
+		r := d.Report(attest.KindRoutine)
+		claim(r, reference.StageOperating, 0, appraise.Passes)
+		change(r)
+		if rec := d.Accepted(verifiertest.Encode(t, d.Seal(r))); has(rec.Findings, verifier.ReasonClaim, verifier.TierContraindicated) {
+			t.Errorf("%s: %+v", name, rec.Findings)
+		}
+	}
+}
+
+// An alarm can come before the agent knows its boot count.
+func TestBootCountNotKnownYet(t *testing.T) {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
+	d.Reboot()
+	early := d.Report(attest.KindAlarm)
+	early.BootCount = 0
+	d.Accepted(verifiertest.Encode(t, d.Seal(early)))
+	if r := d.Accepted(d.Message(attest.KindBoot)); has(r.Findings, verifier.ReasonBootHistory, verifier.TierWarning) {
+		t.Errorf("%+v", r.Findings)
 	}
 }
 

@@ -48,4 +48,5 @@ const (
 	ReasonTPMRewind    Reason = "tpm-rewind"    // the TPM's reset count or clock went back
 	ReasonSilent       Reason = "silent"        // nothing has come for longer than the manifest allows
 	ReasonNote         Reason = "note"          // a degraded mode the device told of
+	ReasonMore         Reason = "more"          // there are more findings than are kept
 )

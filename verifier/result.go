@@ -11,9 +11,9 @@ import (
 // ResultProfile is the EAT profile of results (draft-ietf-rats-ear-03).
 const ResultProfile = "tag:ietf.org,2026:rats/ear#03"
 
-// MaxResultSize bounds a signed result in bytes: at most 800 findings of 512
+// MaxResultSize bounds a signed result in bytes: at most 102 findings of 512
 // bytes, and usually below 1000 bytes in all.
-const MaxResultSize = 512 << 10
+const MaxResultSize = 64 << 10
 
 // A Result is an attestation result (EAR) about one device, as relying parties
 // get it. docs/result.cddl has the same.
@@ -124,6 +124,7 @@ var entries = map[Reason]struct {
 	ReasonBootHistory:  {Hardware, wentBack, 0},
 	ReasonTPMRewind:    {Hardware, wentBack, 0},
 	ReasonNote:         {Configuration, degraded, 0},
+	ReasonMore:         {Configuration, aDeviation, anExtreme},
 }
 
 // vector returns the trustworthiness vector: what is good first, then the worst

@@ -216,7 +216,7 @@ type refusal struct {
 func (r *refusal) Error() string { return string(r.reason) + ": " + r.text }
 
 func refuse(reason Reason, format string, args ...any) error {
-	return &refusal{reason, fmt.Sprintf(format, args...)}
+	return &refusal{reason, attest.Clip(fmt.Sprintf(format, args...), maxFinding)} // a stranger's bytes may be in it
 }
 
 // Handle deals with one message from a device that came at now. A message that

@@ -180,7 +180,7 @@ func (b *Embedded) Drop(id attest.UEID) {
 	}
 }
 
-// Rights are what a client may do with its own topics.
+// rights are what a client may do with its own topics.
 type rights uint8
 
 const (
@@ -213,7 +213,7 @@ func (b *Embedded) rights(c *mochi.Client) rights {
 		return nothing
 	case d.Enrolled == verifier.Approved && d.Key.ID() == key.ID():
 		return everything
-	case d.Enrolled == verifier.Approved, d.Enrolled == verifier.Revoked && d.Key.ID() == key.ID():
+	case d.Enrolled == verifier.Approved, d.Enrolled == verifier.Revoked && d.ProvedAt != 0 && d.Key.ID() == key.ID():
 		return nothing
 	}
 	return enrolment

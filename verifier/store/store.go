@@ -30,7 +30,7 @@ import (
 const MaxRefused = 10_000
 
 // maxBody bounds a stored device in bytes.
-const maxBody = 1 << 20
+const maxBody = 256 << 10
 
 // schema are the steps from an empty file to the present version; a step is
 // never changed once it was released.
