@@ -6,8 +6,8 @@
 // stored what became of it. The embedded broker knows a device by the key of its
 // TLS client certificate, which it must have enrolled with; a stranger may ask
 // to be enrolled and nothing else. It never passes anything from one device to
-// another. An external broker has to keep devices apart itself
-// (configs/mosquitto); what it lets through by mistake fails on the signatures.
+// another. An external broker has to keep devices apart itself; what it lets
+// through by mistake fails on the signatures.
 //
 // The package does not look into messages. Commands for a device that is not
 // connected wait in memory until they lapse; after a restart an operator gives
