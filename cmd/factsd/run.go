@@ -128,6 +128,8 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
 		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
+		// What is ordered after the enforcer starts once a pause is in force again.
+		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
 	if c.Enforcer.NV && c.Key.TPM != "" {
 		t, err := openTPM(c)
@@ -141,7 +143,6 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if err != nil {
 		return fail(exitNeeds, "is the state directory writable?", err)
 	}
-	daemon.SdNotify(false, daemon.SdNotifyReady)
 	return e.Run(ctx)
 }
 
