@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // What follows reads the data of events (PFP 1.06, 10.4; UEFI 2.10). The data
@@ -32,8 +33,15 @@ const (
 	tagLoadOptions = 0x8f3b22ed
 )
 
-// grubPrefixes stand before what GRUB measures.
-var grubPrefixes = []string{"grub_cmd: ", "kernel_cmdline: ", "module_cmdline: "}
+// grubPrefixes stand before what GRUB measures; those without a colon are Red
+// Hat's.
+var grubPrefixes = []struct{ prefix, subject string }{
+	{"grub_cmd: ", "GRUB command"},
+	{"grub_cmd ", "GRUB command"},
+	{"kernel_cmdline: ", "kernel command line"},
+	{"grub_kernel_cmdline ", "kernel command line"},
+	{"module_cmdline: ", "GRUB module"},
+}
 
 // clean makes text of a log fit to be shown: printable, of bounded length.
 func clean(text string) string {
@@ -81,8 +89,18 @@ func textOf(data []byte) string {
 	if text := string(bytes.TrimRight(data, "\x00")); text != "" && isText(text) {
 		return clean(text)
 	}
+	// Nearly any bytes are some text in 16 bits: take it for one if it is
+	// mostly ASCII.
 	if text, ok := decodeUTF16(data); ok {
-		return clean(text)
+		ascii := strings.Map(func(r rune) rune {
+			if r > unicode.MaxASCII {
+				return -1
+			}
+			return r
+		}, text)
+		if 2*len(ascii) >= utf8.RuneCountInString(text) {
+			return clean(text)
+		}
 	}
 	return hexOf(data)
 }
@@ -103,6 +121,7 @@ type variable struct {
 	vendor guid
 	name   string
 	data   []byte
+	size   int // of all of it; what follows does not belong to it
 }
 
 func readVariable(data []byte) (v variable, ok bool) {
@@ -114,7 +133,7 @@ func readVariable(data []byte) (v variable, ok bool) {
 	}
 	name := c.bytes(2 * units)
 	v.data = c.bytes(size)
-	if c.short {
+	if v.size = c.pos; c.short {
 		return v, false
 	}
 	if len(name) > 0 {

@@ -103,7 +103,10 @@ func without(a, b []Line) []Line {
 }
 
 func changed(was, is Line) string {
-	subject := "the " + is.Subject
+	subject := is.Subject
+	if strings.ToLower(subject[:1]) == subject[:1] { // no article before a name
+		subject = "the " + subject
+	}
 	switch {
 	case strings.HasSuffix(is.Subject, "command line") && was.Value != "" && is.Value != "":
 		return subject + " " + changedWords(was.Value, is.Value)

@@ -378,8 +378,9 @@ func readEvent(c *cursor, agile bool, sizes map[Bank]int) (Event, error) {
 
 // readHeader reads TCG_EfiSpecIDEvent (10.4.5.1) and fills in the banks' sizes.
 func readHeader(e Event, sizes map[Bank]int) ([]Bank, error) {
-	if e.PCR != 0 || !bytes.Equal(e.Digests[0].Value, make([]byte, sha1.Size)) {
-		return nil, fmt.Errorf("header with PCR %d and digest %x, both must be zero", e.PCR, e.Digests[0].Value)
+	// The PCR should be 0; TDX's log of measurement registers has 1.
+	if !bytes.Equal(e.Digests[0].Value, make([]byte, sha1.Size)) {
+		return nil, fmt.Errorf("header with digest %x, it must be zero", e.Digests[0].Value)
 	}
 	c := &cursor{data: e.Data[len(specID03):]}
 	c.u32() // platform class

@@ -95,7 +95,7 @@ func (l *Log) explain(bank Bank, only map[int]bool, claims []string) []Line {
 		}
 		if line.Proof == NotCovered {
 			if text, ok := claimed[string(line.Digest)]; ok {
-				line.Value, line.Proof, line.text = clean(text), Proved, ""
+				line.Value, line.Proof, line.text = clean(text), ValueProved, ""
 			}
 		}
 		lines = append(lines, line)
@@ -256,9 +256,9 @@ func (e *Event) tagWords() Line {
 // loaderWords is about EV_IPL, whose meaning depends on who measures where.
 func (e *Event) loaderWords() Line {
 	text := string(bytes.TrimRight(e.Data, "\x00"))
-	for i, subject := range []string{"GRUB command", "kernel command line", "GRUB module"} {
-		if rest, ok := strings.CutPrefix(text, grubPrefixes[i]); ok {
-			return Line{Subject: subject, Value: clean(rest)}
+	for _, p := range grubPrefixes {
+		if rest, ok := strings.CutPrefix(text, p.prefix); ok {
+			return Line{Subject: p.subject, Value: clean(rest)}
 		}
 	}
 	if wide, ok := decodeUTF16(e.Data); ok && !isText(text) {
@@ -292,7 +292,7 @@ func (e *Event) loaderWords() Line {
 // provedBySome says whether some bank proves the data.
 func (e *Event) provedBySome() bool {
 	for _, d := range e.Digests {
-		if e.Proof(d.Bank) == Proved {
+		if p := e.Proof(d.Bank); p == Proved || p == ValueProved {
 			return true
 		}
 	}

@@ -71,12 +71,13 @@ type Proof uint8
 const (
 	NotExtended  Proof = iota // nothing was extended: anybody can write this
 	NotCovered                // the digest is over something else, such as a file
-	Proved                    // the data, or the text in them, hash to the digest
+	Proved                    // the data hash to the digest
+	ValueProved               // a value in the data does; what is around it, such as its name, is not covered
 	Contradicted              // the type says they must, and they do not
 )
 
 func (p Proof) String() string {
-	return [...]string{"not extended", "not covered", "proved", "contradicted"}[p]
+	return [...]string{"not extended", "not covered", "proved", "value proved", "contradicted"}[p]
 }
 
 // Proof compares the event's data with its digest in bank b.
@@ -88,9 +89,12 @@ func (e *Event) Proof(b Bank) Proof {
 	if !b.Replayable() {
 		return NotCovered
 	}
-	for _, c := range e.candidates() {
-		if bytes.Equal(b.sum(c), digest) {
-			return Proved
+	if bytes.Equal(b.sum(e.Data), digest) {
+		return Proved
+	}
+	for _, value := range e.values() {
+		if bytes.Equal(b.sum(value), digest) {
+			return ValueProved
 		}
 	}
 	if types[e.Type].over {
@@ -99,10 +103,9 @@ func (e *Event) Proof(b Bank) Proof {
 	return NotCovered
 }
 
-// candidates are the bytes that such an event's digest can be over, when it is
-// over something that the event shows.
-func (e *Event) candidates() [][]byte {
-	list := [][]byte{e.Data}
+// values are the parts of the data that such an event's digest can be over.
+func (e *Event) values() [][]byte {
+	var list [][]byte
 	switch e.Type {
 	case Separator:
 		// 10.4.1: after an error the data tell which, the digest is over 1.
@@ -111,6 +114,10 @@ func (e *Event) candidates() [][]byte {
 		if v, ok := readVariable(e.Data); ok {
 			list = append(list, v.data)
 		}
+	case EFIVariableAuthority: // shim 15 logs remains of its memory behind the variable, and hashes all but one byte of them
+		if v, ok := readVariable(e.Data); ok && v.size < len(e.Data) {
+			list = append(list, e.Data[:len(e.Data)-1])
+		}
 	case EventTag:
 		if tag, ok := readTag(e.Data); ok {
 			list = append(list, tag.data)
@@ -118,9 +125,9 @@ func (e *Event) candidates() [][]byte {
 	case IPL, CompactHash, 0:
 		text := bytes.TrimRight(e.Data, "\x00")
 		list = append(list, text)
-		for _, prefix := range grubPrefixes { // GRUB hashes what follows
-			if rest, ok := bytes.CutPrefix(text, []byte(prefix)); ok {
-				list = append(list, rest)
+		for _, p := range grubPrefixes { // GRUB hashes what follows, Red Hat's with the zero
+			if rest, ok := bytes.CutPrefix(text, []byte(p.prefix)); ok {
+				list = append(list, rest, e.Data[len(p.prefix):])
 			}
 		}
 		if text, ok := decodeUTF16(e.Data); ok { // systemd-stub hashes a section's name in ASCII

@@ -6,6 +6,11 @@
 // kernel goes on appending while a quote is taken. The package does not check
 // quotes, reads no files and knows no good digests.
 //
+// Two things are covered by no digest even in a proved entry: the name of its
+// template, and the data of a violation. Whoever renames a template can make an
+// entry unreadable, not another file: an entry whose File is an error, like a
+// violation, is an unknown file and must never be left out.
+//
 // Formats: binary_runtime_measurements of securityfs, little-endian, with SHA-1
 // or another hash as template digest (Linux, Documentation/security/
 // IMA-templates.rst, security/integrity/ima/ima_fs.c), and
@@ -103,7 +108,7 @@ func (b Bank) sum(parts ...[]byte) []byte {
 // An Entry is one measurement.
 type Entry struct {
 	PCR       int
-	Template  string // "ima-ng", or the field list of a template without a name
+	Template  string // "ima-ng", or the field list of a template without a name; covered by no digest
 	Digest    []byte // template digest as the list has it; zero of a violation
 	Violation bool   // the file was written while it was open to be measured: nothing is known of it
 	Data      []byte // template data as the list has them; shares memory with what was parsed

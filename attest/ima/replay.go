@@ -69,7 +69,7 @@ func (s *State) Add(e *Entry) {
 }
 
 // PCR returns the value of a PCR; zero as long as nothing was extended.
-func (s *State) PCR(pcr int, b Bank, x Extend) []byte {
+func (s State) PCR(pcr int, b Bank, x Extend) []byte {
 	if value := s.pcrs[key{pcr, b, x}]; value != nil {
 		return bytes.Clone(value)
 	}
@@ -77,7 +77,7 @@ func (s *State) PCR(pcr int, b Bank, x Extend) []byte {
 }
 
 // PCRs lists the PCRs that were extended, ascending.
-func (s *State) PCRs() []int {
+func (s State) PCRs() []int {
 	set := map[int]bool{}
 	for k := range s.pcrs {
 		set[k.pcr] = true
