@@ -16,7 +16,7 @@ import (
 // The simulated device.
 const (
 	Vendor = "Example Medical"
-	Model  = "infusion-gateway"
+	Model  = "simulated infusion monitor" // every page shows it
 	Prefix = "miotfacts" // of all topics
 )
 
