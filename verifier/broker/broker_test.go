@@ -514,6 +514,39 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// Whoever asks to be enrolled does not keep the fleet out.
+func TestStrangersLeaveRoom(t *testing.T) {
+	h := newHospital(t, func(_ *broker.Config, e *broker.EmbeddedConfig) { e.MaxClients = 8 })
+	var strangers []*keyed
+	for range 2 {
+		k := h.keyed()
+		strangers = append(strangers, k)
+		if _, err := h.client(k.UEID.String(), k.tls(h.ca), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := h.keyed()
+	if _, err := h.client(third.UEID.String(), third.tls(h.ca), nil); err == nil {
+		t.Error("a quarter of the places are for strangers, all of them were taken")
+	}
+	for range 5 {
+		k := h.keyed()
+		k.Device.Enrolled()
+		if _, err := h.client(k.UEID.String(), k.tls(h.ca), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One that was approved meanwhile, and comes again, is none any more.
+	strangers[0].Device.Enrolled()
+	if _, err := h.client(strangers[0].UEID.String(), strangers[0].tls(h.ca), nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a place", func() bool {
+		_, err := h.client(third.UEID.String(), third.tls(h.ca), nil)
+		return err == nil
+	})
+}
+
 func TestConfigurations(t *testing.T) {
 	h := newHospital(t)
 	server := certificate(t, "broker", newKey(t))

@@ -41,7 +41,7 @@ const (
 type EmbeddedConfig struct {
 	Address    string          // to listen on, "host:port"
 	TLS        tls.Certificate // of the server
-	MaxClients int             // connections at a time; 0 for 1000. One takes about 60 KiB
+	MaxClients int             // connections at a time, a quarter of them of strangers; 0 for 1000. One takes about 55 KiB
 	Devices    Directory       // who is enrolled, and with which key
 }
 
@@ -105,6 +105,7 @@ func listen(cfg Config, e EmbeddedConfig) (*Embedded, error) {
 	}
 	b.front = &front{
 		Listener: l, log: cfg.Log, slots: make(chan struct{}, e.MaxClients),
+		strangers: map[net.Conn]bool{}, maxStrangers: max(e.MaxClients/4, 1),
 		// The certificate proves the key and nothing else: devices sign it themselves.
 		tls: &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{e.TLS}},
 	}
@@ -212,6 +213,7 @@ func (b *Embedded) rights(c *mochi.Client) rights {
 		b.cfg.Log.Error("cannot look up device", "device", id, "err", err)
 		return nothing
 	case d.Enrolled == verifier.Approved && d.Key.ID() == key.ID():
+		b.front.known(conn)
 		return everything
 	case d.Enrolled == verifier.Approved, d.Enrolled == verifier.Revoked && d.ProvedAt != 0 && d.Key.ID() == key.ID():
 		return nothing
@@ -243,7 +245,8 @@ func (h *hook) OnConnect(c *mochi.Client, p packets.Packet) error {
 }
 
 func (h *hook) OnConnectAuthenticate(c *mochi.Client, _ packets.Packet) bool {
-	if h.b.rights(c) == nothing {
+	r := h.b.rights(c)
+	if r == nothing || r == enrolment && !h.b.front.stranger(c.Net.Conn) {
 		h.b.denied.Add(1)
 		h.b.cfg.Log.Warn("refused a client", "client", attest.Clip(c.ID, 64), "remote", c.Net.Remote)
 		return false
@@ -310,8 +313,31 @@ type front struct {
 	tls   *tls.Config
 	log   *slog.Logger
 	slots chan struct{}
-	conns sync.Map // net.Conn -> true, in TLS or CONNECT still
+	conns sync.Map // net.Conn -> true
 	ended atomic.Bool
+
+	mu           sync.Mutex
+	strangers    map[net.Conn]bool // connections of devices that are not approved
+	maxStrangers int
+}
+
+// stranger counts a connection as that of a stranger, and reports whether there
+// is room: whoever asks to be enrolled must not keep the fleet out.
+func (f *front) stranger(c net.Conn) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.strangers) >= f.maxStrangers {
+		return false
+	}
+	f.strangers[c] = true
+	return true
+}
+
+// known takes a connection out of those of strangers.
+func (f *front) known(c net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.strangers, c)
 }
 
 func (f *front) Init(*slog.Logger) error { return nil }
@@ -361,6 +387,7 @@ func (f *front) serve(raw net.Conn, establish listeners.EstablishFn) {
 		return
 	}
 	c := tls.Server(raw, f.tls)
+	defer f.known(c)
 	if err := c.Handshake(); err != nil {
 		f.log.Debug("no TLS connection", "remote", raw.RemoteAddr(), "err", err)
 		return
