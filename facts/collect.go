@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,43 +28,96 @@ const SlowPeriod = 60 * time.Second
 // the deadline makes its facts stale, costs the round its deadline once, and is
 // left alone until its read comes back; the other sources go on.
 //
+// A round in which every source answers makes no garbage: one goroutine reads
+// them all, and what it needs is kept.
+//
 // A Collector is not safe for concurrent use.
 type Collector struct {
 	slots    []slot
 	deadline time.Duration
+	late     string // why the facts of a source are stale that missed its deadline
 	uptime   func() int64
 	timer    *time.Timer
 	worker   *worker
-	readings []Reading // of the last snapshot, reused
+	due      []*slot   // of the present round
+	readings []Reading // ascending by key; a slot's places in it never change
 }
 
 type slot struct {
-	src      Source
-	keys     []Key
-	work     []Reading // owned by the worker while busy
-	last     []Reading // what the snapshot shows
+	call
+	places   []int  // of its keys in the readings
+	keys     []Key  //
+	mute     string // why a fact is malformed that it did not report
 	nextSlow time.Time
-	settled  bool  // a Boot source that has nothing pending any more
-	busy     *call // a read that missed its deadline
+	settled  bool // a Boot source that has nothing pending any more
+	busy     bool // its read missed the deadline and has not come back
 }
 
+// A call is one read of a source; it is the worker's from when it is handed
+// over until back is true.
 type call struct {
 	src  Source
 	buf  []Reading
-	done chan struct{}
+	back atomic.Bool
 }
 
-type worker struct{ calls chan *call }
+// A worker reads the sources of a round one after the other. When one of them
+// is stuck, the collector gives the worker up and takes another: this one ends
+// when the read comes back.
+type worker struct {
+	start chan struct{}
+	done  chan struct{} // all calls are back
+	calls []*call
+
+	mu      sync.Mutex
+	at      int       // index of the call that is being read
+	since   time.Time // when it began
+	givenUp bool
+}
 
 func newWorker() *worker {
-	w := &worker{calls: make(chan *call)}
-	go func() {
-		for c := range w.calls {
-			c.buf = c.src.Read(c.buf[:0])
-			c.done <- struct{}{}
-		}
-	}()
+	// Both channels hold one, so that nobody waits for the one who has gone.
+	w := &worker{start: make(chan struct{}, 1), done: make(chan struct{}, 1)}
+	go w.run()
 	return w
+}
+
+func (w *worker) run() {
+	for range w.start {
+		for i := 0; w.begin(i); i++ {
+			c := w.calls[i]
+			c.buf = c.src.Read(c.buf[:0])
+			c.back.Store(true)
+		}
+	}
+}
+
+// begin reports whether call i is to be read.
+func (w *worker) begin(i int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.givenUp {
+		return false
+	}
+	if i == len(w.calls) {
+		w.done <- struct{}{}
+		return false
+	}
+	w.at, w.since = i, time.Now()
+	return true
+}
+
+// stuck returns the index of the call that has been read for deadline or
+// longer and gives the worker up; else how long to wait on.
+func (w *worker) stuck(deadline time.Duration) (at int, wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if wait = deadline - time.Since(w.since); wait > 0 {
+		return 0, wait
+	}
+	w.givenUp = true
+	close(w.start)
+	return w.at, 0
 }
 
 // NewCollector returns a collector over sources, each with deadline to answer.
@@ -73,25 +128,36 @@ func NewCollector(sources []Source, deadline time.Duration, uptime func() int64)
 		return nil, errors.New("cannot collect without a deadline")
 	}
 	owner := map[Key]string{}
-	c := &Collector{deadline: deadline, uptime: uptime, timer: time.NewTimer(time.Hour)}
-	for _, s := range sources {
-		keys := slices.Clone(s.Keys())
-		for _, k := range keys {
+	c := &Collector{deadline: deadline, late: fmt.Sprintf("no answer within %v", deadline), uptime: uptime, timer: time.NewTimer(time.Hour), slots: make([]slot, len(sources))}
+	for i, src := range sources {
+		s := &c.slots[i]
+		s.src, s.keys, s.mute = src, slices.Clone(src.Keys()), "source "+src.Name()+" did not report it"
+		for _, k := range s.keys {
 			if o, taken := owner[k]; taken {
-				return nil, fmt.Errorf("cannot collect fact %d from %s: %s reports it already", k, s.Name(), o)
+				return nil, fmt.Errorf("cannot collect fact %d from %s: %s reports it already", k, src.Name(), o)
 			}
-			owner[k] = s.Name()
+			owner[k] = src.Name()
+			c.readings = append(c.readings, Reading{Key: k})
 		}
-		c.slots = append(c.slots, slot{src: s, keys: keys})
+	}
+	slices.SortFunc(c.readings, byKey)
+	for i := range c.slots {
+		s := &c.slots[i]
+		for _, k := range s.keys {
+			place, _ := slices.BinarySearchFunc(c.readings, Reading{Key: k}, byKey)
+			s.places = append(s.places, place)
+		}
 	}
 	return c, nil
 }
+
+func byKey(a, b Reading) int { return int(int64(a.Key) - int64(b.Key)) }
 
 // Close ends the collector's goroutine. A read that is stuck in the kernel
 // keeps its own goroutine until it returns.
 func (c *Collector) Close() {
 	if c.worker != nil {
-		close(c.worker.calls)
+		close(c.worker.start)
 		c.worker = nil
 	}
 	c.timer.Stop()
@@ -101,30 +167,21 @@ func (c *Collector) Close() {
 // source, Slow sources whose period has passed, and Boot sources until nothing
 // of theirs is pending. The snapshot's readings are valid until the next call.
 func (c *Collector) Collect(now time.Time) Snapshot {
+	c.due = c.due[:0]
 	for i := range c.slots {
 		s := &c.slots[i]
-		if !s.due(now) {
+		if s.busy && !s.back.Load() {
+			c.mark(s, Stale, "the read before has not come back")
 			continue
 		}
-		if s.busy != nil {
-			select {
-			case <-s.busy.done:
-				s.work, s.busy = s.busy.buf, nil
-			default:
-				s.mark(Stale, "the read before has not come back")
-				continue
-			}
+		if s.due(now) {
+			s.busy = false
+			c.due = append(c.due, s)
 		}
-		c.read(s)
-		s.settled = s.src.Cadence() == Boot && !slices.ContainsFunc(s.last, func(r Reading) bool {
-			return r.Status == Pending || r.Status == Stale
-		})
 	}
-	c.readings = c.readings[:0]
-	for i := range c.slots {
-		c.readings = append(c.readings, c.slots[i].last...)
+	for left := c.due; len(left) > 0; {
+		left = left[c.read(left):]
 	}
-	slices.SortFunc(c.readings, func(a, b Reading) int { return int(int64(a.Key) - int64(b.Key)) })
 	return Snapshot{Uptime: c.uptime(), Readings: c.readings}
 }
 
@@ -141,46 +198,72 @@ func (s *slot) due(now time.Time) bool {
 	return true
 }
 
-func (c *Collector) read(s *slot) {
+// read lets the worker read slots until all are back or one is stuck, and
+// returns with how many of them it is done.
+func (c *Collector) read(slots []*slot) int {
 	if c.worker == nil {
 		c.worker = newWorker()
 	}
-	// done has room for one, so that a late read never blocks its goroutine.
-	job := &call{src: s.src, buf: s.work, done: make(chan struct{}, 1)}
-	c.worker.calls <- job
+	w := c.worker
+	w.calls = w.calls[:0]
+	for _, s := range slots {
+		s.back.Store(false)
+		w.calls = append(w.calls, &s.call)
+	}
+	w.mu.Lock()
+	w.at, w.since = 0, time.Now() // the worker may begin late
+	w.mu.Unlock()
+	w.start <- struct{}{}
 	c.timer.Reset(c.deadline)
-	select {
-	case <-job.done:
-		s.work = job.buf
-		s.take(job.buf)
-	case <-c.timer.C:
-		s.busy, s.work = job, nil
-		close(c.worker.calls) // it ends when the stuck read returns
-		c.worker = nil
-		s.mark(Stale, fmt.Sprintf("no answer within %v", c.deadline))
-		if s.src.Cadence() == Slow {
-			s.nextSlow = time.Time{} // ask again next round
+	for {
+		select {
+		case <-w.done:
+			for _, s := range slots {
+				c.take(s)
+			}
+			return len(slots)
+		case <-c.timer.C:
+			at, wait := w.stuck(c.deadline)
+			if wait > 0 {
+				c.timer.Reset(wait)
+				continue
+			}
+			c.worker = nil
+			for _, s := range slots[:at] {
+				c.take(s)
+			}
+			s := slots[at]
+			s.busy, s.settled = true, false
+			c.mark(s, Stale, c.late)
+			if s.src.Cadence() == Slow {
+				s.nextSlow = time.Time{} // ask again next round
+			}
+			return at + 1
 		}
 	}
 }
 
 // take copies the readings of the source's own keys; what it did not report is
 // malformed, what it must not report is dropped.
-func (s *slot) take(got []Reading) {
-	s.last = s.last[:0]
-	for _, k := range s.keys {
-		i := slices.IndexFunc(got, func(r Reading) bool { return r.Key == k })
-		if i < 0 {
-			s.last = append(s.last, Reading{Key: k, Status: Malformed, Reason: "source " + s.src.Name() + " did not report it"})
-			continue
+func (c *Collector) take(s *slot) {
+	s.settled = s.src.Cadence() == Boot
+	for i, k := range s.keys {
+		r := Reading{Key: k, Status: Malformed, Reason: s.mute}
+		for j := range s.buf {
+			if s.buf[j].Key == k {
+				r = s.buf[j]
+				break
+			}
 		}
-		s.last = append(s.last, got[i])
+		if r.Status == Pending || r.Status == Stale {
+			s.settled = false
+		}
+		c.readings[s.places[i]] = r
 	}
 }
 
-func (s *slot) mark(st Status, reason string) {
-	s.last = s.last[:0]
-	for _, k := range s.keys {
-		s.last = append(s.last, Reading{Key: k, Status: st, Reason: reason})
+func (c *Collector) mark(s *slot, st Status, reason string) {
+	for i, k := range s.keys {
+		c.readings[s.places[i]] = Reading{Key: k, Status: st, Reason: reason}
 	}
 }

@@ -176,6 +176,74 @@ func TestStuckSourceCostsItsDeadlineOnce(t *testing.T) {
 	})
 }
 
+// TestStuckInTheMiddle wants the sources before and after one that is stuck to
+// be read in the same round, a slow one to be read as soon as it comes back, and
+// a second one to cost its own deadline.
+func TestStuckInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		wait := func(k facts.Key) func(dst []facts.Reading) []facts.Reading {
+			return func(dst []facts.Reading) []facts.Reading {
+				<-release
+				return constant(k, 1)(dst)
+			}
+		}
+		sleepy := func(dst []facts.Reading) []facts.Reading {
+			time.Sleep(60 * time.Millisecond)
+			return constant(4, 1)(dst)
+		}
+		sources := []facts.Source{
+			&source{name: "a", cadence: facts.Fast, keys: []facts.Key{9}, read: constant(9, 1)},
+			&source{name: "stuck fast", cadence: facts.Fast, keys: []facts.Key{2}, read: wait(2)},
+			&source{name: "late but in time", cadence: facts.Fast, keys: []facts.Key{4}, read: sleepy},
+			&source{name: "stuck slow", cadence: facts.Slow, keys: []facts.Key{3}, read: wait(3)},
+			&source{name: "b", cadence: facts.Fast, keys: []facts.Key{1}, read: constant(1, 1)},
+		}
+		c, err := facts.NewCollector(sources, 100*time.Millisecond, func() int64 { return 5 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		want := func(s facts.Snapshot, statuses map[facts.Key]facts.Status) {
+			t.Helper()
+			for k, st := range statuses {
+				if r := s.Reading(k); r.Status != st {
+					t.Errorf("fact %d: %+v, want %s", k, r, st)
+				}
+			}
+		}
+		start := time.Now()
+		want(c.Collect(start), map[facts.Key]facts.Status{9: facts.OK, 2: facts.Stale, 4: facts.OK, 3: facts.Stale, 1: facts.OK})
+		if took := time.Since(start); took != 260*time.Millisecond {
+			t.Errorf("the first round took %v, want 260 ms", took)
+		}
+		start = time.Now()
+		want(c.Collect(start), map[facts.Key]facts.Status{9: facts.OK, 2: facts.Stale, 4: facts.OK, 3: facts.Stale, 1: facts.OK})
+		if took := time.Since(start); took != 60*time.Millisecond {
+			t.Errorf("the second round took %v, want 60 ms", took)
+		}
+		close(release)
+		synctest.Wait()
+		want(c.Collect(time.Now()), map[facts.Key]facts.Status{9: facts.OK, 2: facts.OK, 4: facts.OK, 3: facts.OK, 1: facts.OK})
+	})
+}
+
+func TestRoundMakesNoGarbage(t *testing.T) {
+	c, err := facts.NewCollector([]facts.Source{
+		&source{name: "a", cadence: facts.Fast, keys: []facts.Key{9}, read: constant(9, 1)},
+		&source{name: "mute", cadence: facts.Fast, keys: []facts.Key{3}, read: func(dst []facts.Reading) []facts.Reading { return dst }},
+		&source{name: "slow", cadence: facts.Slow, keys: []facts.Key{2}, read: constant(2, 1)},
+	}, time.Second, func() int64 { return 5 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	now := time.Now()
+	if n := testing.AllocsPerRun(100, func() { now = now.Add(time.Second); c.Collect(now) }); n != 0 {
+		t.Errorf("%v allocations a round, want none", n)
+	}
+}
+
 func TestCadences(t *testing.T) {
 	pending := true
 	boot := &source{name: "boot", cadence: facts.Boot, keys: []facts.Key{1}, read: func(dst []facts.Reading) []facts.Reading {
