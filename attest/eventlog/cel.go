@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	recordSeparator = 0x1e // RFC 7464, 2.2
-	maxDepth        = 16   // of nested JSON; records seen have 4
+	recordSeparator = 0x1e             // RFC 7464, 2.2
+	maxDepth        = 16               // of nested JSON; records seen have 4
+	maxRecord       = 2*maxData + 4096 // bytes of JSON: the data in hexadecimal
 )
 
 // A celRecord is a record of the Canonical Event Log 1.0, section 5.1, in JSON.
@@ -39,7 +40,6 @@ func (l *Log) parseCEL(data []byte) error {
 	numbers := map[int]uint64{} // the last record number by PCR
 	for _, text := range splitSequence(data) {
 		dec := json.NewDecoder(bytes.NewReader(text.json))
-		dec.UseNumber()
 		records := 0
 		for ; ; records++ {
 			var raw json.RawMessage
@@ -51,25 +51,38 @@ func (l *Log) parseCEL(data []byte) error {
 			if err == nil && text.sequence && (records > 0 || !bytes.HasSuffix(text.json, []byte("\n"))) {
 				err = errors.New("not one whole JSON text")
 			}
-			if err == nil {
-				err = strictJSON(raw)
-			}
-			list := []json.RawMessage{raw}
-			if err == nil && !text.sequence && raw[0] == '[' {
-				err = json.Unmarshal(raw, &list)
-			}
 			if err != nil {
 				return fmt.Errorf("record %d at offset %d: %w", len(l.Events), offset, noEOF(err))
 			}
-			for _, raw := range list {
-				if err := l.addRecord(raw, offset, numbers); err != nil {
-					return fmt.Errorf("record %d at offset %d: %w", len(l.Events), offset, err)
-				}
+			if err := l.addRecords(raw, offset, numbers, !text.sequence); err != nil {
+				return fmt.Errorf("record %d at offset %d: %w", len(l.Events), offset, err)
 			}
 		}
 	}
 	if slices.ContainsFunc(l.Events, func(e Event) bool { return e.Kind == "systemd" || strings.HasPrefix(e.Kind, "systemd:") }) {
 		l.Format = Systemd
+	}
+	return nil
+}
+
+// addRecords takes a record, or where lists are allowed a list of them, one by
+// one: the first fault or the limit ends it before all of it is held again.
+func (l *Log) addRecords(raw json.RawMessage, offset int, numbers map[int]uint64, lists bool) error {
+	if !lists || raw[0] != '[' {
+		return l.addRecord(raw, offset, numbers)
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	for dec.More() {
+		var record json.RawMessage
+		if err := dec.Decode(&record); err != nil {
+			return err
+		}
+		if err := l.addRecord(record, offset+int(dec.InputOffset())-len(record), numbers); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -150,6 +163,12 @@ func strictJSON(raw []byte) error {
 func (l *Log) addRecord(raw []byte, offset int, numbers map[int]uint64) error {
 	if len(l.Events) == maxEvents {
 		return fmt.Errorf("more than %d records", maxEvents)
+	}
+	if len(raw) > maxRecord {
+		return fmt.Errorf("record of %d bytes, the limit is %d", len(raw), maxRecord)
+	}
+	if err := strictJSON(raw); err != nil {
+		return err
 	}
 	var r celRecord
 	if err := json.Unmarshal(raw, &r); err != nil {

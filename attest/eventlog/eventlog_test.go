@@ -205,9 +205,9 @@ func sum(b Bank, data []byte) []byte {
 	panic(fmt.Sprintf("no hash for %v", b))
 }
 
-func u16(n int) []byte { return binary.LittleEndian.AppendUint16(nil, uint16(n)) }
-func u32(n int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }
-func u64(n int) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }
+func u16(n int) []byte               { return binary.LittleEndian.AppendUint16(nil, uint16(n)) }
+func u32[N int | uint32](n N) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }
+func u64(n int) []byte               { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }
 
 func wide(text string) []byte {
 	var b []byte

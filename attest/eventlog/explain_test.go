@@ -133,7 +133,7 @@ func TestExplain(t *testing.T) {
 		{11, IPL, wide(".linux\x00"), "UKI section .linux"},
 		{12, IPL, wide("quiet ro\x00"), "kernel command line: quiet ro"},
 		{14, IPL, []byte("MokList\x00"), "shim's MokList"},
-		{9, EventTag, slices.Concat(u32(0x8f3b22ed), u32(4), []byte("text")), "kernel command line"},
+		{9, EventTag, slices.Concat(u32(uint32(0x8f3b22ed)), u32(4), []byte("text")), "kernel command line"},
 		{13, EventTag, slices.Concat(u32(7), u32(4), []byte("text")), "tagged event 0x00000007: text"},
 		{4, EFIAction, []byte("\x1b[2Jgo"), "1b5b324a676f"}, // nothing for a terminal to obey
 		{3, 0x1234, []byte("x"), "event type 0x00001234: x"},
@@ -186,7 +186,7 @@ func TestDifference(t *testing.T) {
 	sha := []Bank{SHA256}
 	base := agile(sha, event{8, IPL, []byte("a")}, event{8, IPL, []byte("b")}, event{4, EFIAction, []byte("go")})
 	cmdline := func(text string) []byte {
-		return append(slices.Clone(base), record(sha, event{9, EventTag, slices.Concat(u32(0x8f3b22ed), u32(0))}, wide(text))...)
+		return append(slices.Clone(base), record(sha, event{9, EventTag, slices.Concat(u32(uint32(0x8f3b22ed)), u32(0))}, wide(text))...)
 	}
 	for name, c := range map[string]struct {
 		reference, log []byte
