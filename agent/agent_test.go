@@ -186,7 +186,7 @@ func (b *bench) start() {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(a.collector.Close)
-	a.link.now = func() time.Time { return b.now }
+	a.link.now, a.started = func() time.Time { return b.now }, b.now
 	b.agent = a
 }
 
@@ -210,13 +210,15 @@ func (b *bench) round() {
 	}
 }
 
+// evidence returns all messages but the requests to be enrolled.
+func (b *bench) evidence() []spool.Message {
+	return slices.DeleteFunc(b.spool.all(), func(m spool.Message) bool { return m.Topic == "enrol" })
+}
+
 func (b *bench) reports() []*attest.Report {
 	b.t.Helper()
 	var out []*attest.Report
-	for _, m := range b.spool.all() {
-		if m.Topic == "enrol" {
-			continue
-		}
+	for _, m := range b.evidence() {
 		u, err := attest.Decode(m.Payload)
 		if err != nil {
 			b.t.Fatal(err)
@@ -281,7 +283,7 @@ func TestThreeStages(t *testing.T) {
 		}
 		last = r.Body.Sequence
 		var m attest.Message
-		if err := cose.Decode(b.spool.all()[i].Payload, attest.MaxMessageSize, &m); err != nil {
+		if err := cose.Decode(b.evidence()[i].Payload, attest.MaxMessageSize, &m); err != nil {
 			t.Fatal(err)
 		}
 		previous = digestOf(m.Report)
@@ -362,6 +364,7 @@ func TestRestartKeepsTheChain(t *testing.T) {
 	<-b.spool.added // the newest report is stored again
 	cancel()
 	<-done
+	b.round()
 	b.round()
 	rs := b.reports()
 	if rs[0].Body.Sequence != last.Sequence || rs[1].Body.Sequence != last.Sequence+1 || !bytes.Equal(rs[1].Body.Previous, last.Digest) {

@@ -25,8 +25,12 @@ const (
 // report decides whether a report is due after a round, and of which kind. The
 // most urgent reason wins; each report carries everything since the one before.
 func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effects) {
-	if !a.store.enrolled() {
+	// An enrolled device asks once after each start too: a verifier that lost
+	// its memory learns of it again, another one just says yes.
+	if !a.store.enrolled() || a.nextEnrol.IsZero() {
 		a.enrol(now)
+	}
+	if !a.store.enrolled() {
 		return
 	}
 	status, refused := a.link.last()
@@ -36,7 +40,8 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 	case did.Alarm && a.alarmAllowed(now):
 		kind = attest.KindAlarm
 	case !a.bootSent:
-		if a.bootKnown() || now.Sub(a.started) > bootPatience {
+		// Rates are known from the second round on.
+		if a.bootKnown() && a.fold.End > a.fold.Begin || now.Sub(a.started) > bootPatience {
 			kind = attest.KindBoot
 		}
 	case did.Report || a.state.Latched != before.Latched || a.state.Latched && len(status.Effects) != a.effects:

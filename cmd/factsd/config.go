@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -37,22 +40,23 @@ type config struct {
 		Trusted bool `toml:"trusted"`
 	} `toml:"clock"`
 	Broker struct {
-		URL    string `toml:"url"`
-		CA     string `toml:"ca"`
-		Prefix string `toml:"prefix"`
-		Ack    string `toml:"ack"`
+		URL         string `toml:"url"`
+		CA          string `toml:"ca"`
+		Certificate string `toml:"certificate"`
+		Prefix      string `toml:"prefix"`
+		Ack         string `toml:"ack"`
 	} `toml:"broker"`
 	Spool struct {
 		MaxBytes int64 `toml:"max_bytes"`
 	} `toml:"spool"`
 	Application struct {
-		FactsSocket string   `toml:"facts_socket"`
-		Users       []uint32 `toml:"users"`
-		TellSocket  string   `toml:"tell_socket"`
+		FactsSocket string `toml:"facts_socket"`
+		Users       []any  `toml:"users"`
+		TellSocket  string `toml:"tell_socket"`
 	} `toml:"application"`
 	Enforcer struct {
 		Socket     string   `toml:"socket"`
-		Users      []uint32 `toml:"users"`
+		Users      []any    `toml:"users"`
 		CgroupRoot string   `toml:"cgroup_root"`
 		NeverTouch []string `toml:"never_touch"`
 		NV         bool     `toml:"nv"`
@@ -60,6 +64,8 @@ type config struct {
 	Log struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
+
+	applicationUIDs, enforcerUIDs []uint32 // application.users and enforcer.users as numbers
 }
 
 // readConfig reads the file at path over the defaults and refuses unknown keys.
@@ -88,7 +94,43 @@ func readConfig(path string) (*config, error) {
 		}
 		return nil, fmt.Errorf("cannot read configuration %s: %w", path, err)
 	}
-	return c, c.check(path)
+	if err := c.check(path); err != nil {
+		return nil, err
+	}
+	for _, u := range []struct {
+		key   string
+		users []any
+		uids  *[]uint32
+	}{{"application.users", c.Application.Users, &c.applicationUIDs}, {"enforcer.users", c.Enforcer.Users, &c.enforcerUIDs}} {
+		if *u.uids, err = uids(u.users); err != nil {
+			return nil, fmt.Errorf("cannot use configuration %s: %s: %w", path, u.key, err)
+		}
+	}
+	return c, nil
+}
+
+// uids returns the numbers of users that are written as numbers or as names.
+func uids(users []any) ([]uint32, error) {
+	var out []uint32
+	for _, u := range users {
+		n, ok := u.(int64)
+		if name, isName := u.(string); isName {
+			found, err := user.Lookup(name)
+			if err != nil {
+				return nil, fmt.Errorf("no user %q: %w", name, err)
+			}
+			if n, err = strconv.ParseInt(found.Uid, 10, 64); err != nil {
+				return nil, fmt.Errorf("user %q: %w", name, err)
+			}
+			ok = true
+		}
+		// The highest number stands for no user (chown(2)).
+		if !ok || n < 0 || n >= math.MaxUint32 {
+			return nil, fmt.Errorf("%v is neither a name nor a number of a user", u)
+		}
+		out = append(out, uint32(n))
+	}
+	return out, nil
 }
 
 func (c *config) check(path string) error {

@@ -17,7 +17,10 @@ import (
 	"log/slog"
 	"math/big"
 	"os"
+	"os/user"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,10 +31,13 @@ import (
 )
 
 // provision gives the device its UEID: derived from the TPM's endorsement key,
-// or random for a key file, which it makes. Run again it changes nothing.
+// or random for a key file, which it makes. Run as root it lets the measuring
+// process read both, whatever the umask. Run again it changes nothing.
 func provision(_ context.Context, c *config, log *slog.Logger, out io.Writer) error {
-	if err := os.MkdirAll(c.State, 0o755); err != nil {
-		return fail(exitNeeds, "run it as root, or name another state directory", fmt.Errorf("cannot provision: %w", err))
+	if _, err := os.Stat(c.State); errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(os.MkdirAll(c.State, 0o755), os.Chmod(c.State, 0o755)); err != nil {
+			return fail(exitNeeds, "run it as root, or name another state directory", fmt.Errorf("cannot provision: %w", err))
+		}
 	}
 	ueid, err := newUEID(c, log)
 	if err != nil {
@@ -51,8 +57,39 @@ func provision(_ context.Context, c *config, log *slog.Logger, out io.Writer) er
 	default:
 		return fail(exitNeeds, "restore the file or enrol the device anew", err)
 	}
+	if err := share(c); err != nil {
+		return fail(exitNeeds, "does the user of factsd run exist?", fmt.Errorf("cannot let factsd run read what it needs: %w", err))
+	}
 	fmt.Fprintln(out, ueid)
 	return nil
+}
+
+// share lets the measuring process read the identity and, through its group, a
+// key file. It may write neither. What root did not make is its own already.
+func share(c *config) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	if err := os.Chmod(c.stateOf("identity"), 0o644); err != nil {
+		return err
+	}
+	if c.Key.File == "" {
+		return nil
+	}
+	i := slices.IndexFunc(c.enforcerUIDs, func(uid uint32) bool { return uid != 0 })
+	if i < 0 {
+		return nil // it runs as root
+	}
+	// As for the enforcer's socket: the group of the first user that is not root.
+	u, err := user.LookupId(strconv.FormatUint(uint64(c.enforcerUIDs[i]), 10))
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(c.Key.File, 0, gid), os.Chmod(c.Key.File, 0o640))
 }
 
 func newUEID(c *config, log *slog.Logger) (attest.UEID, error) {
@@ -169,10 +206,57 @@ func openDevice(c *config) (*device, error) {
 	if d.signer, err = cose.NewSigner(key); err != nil {
 		return nil, err
 	}
-	if d.tls, err = clientCertificate(key, ueid); err != nil {
+	if c.Broker.Certificate != "" {
+		d.tls, err = issuedCertificate(c.Broker.Certificate, key)
+	} else {
+		d.tls, err = clientCertificate(key, ueid)
+	}
+	if err != nil {
+		d.close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// issuedCertificate returns the chain in file, which must be for the device key.
+func issuedCertificate(file string, key crypto.Signer) (tls.Certificate, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return tls.Certificate{}, fail(exitNeeds, "have your authority answer the request of factsd csr", fmt.Errorf("cannot read broker.certificate: %w", err))
+	}
+	cert := tls.Certificate{PrivateKey: key}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			cert.Certificate = append(cert.Certificate, block.Bytes)
+		}
+	}
+	if len(cert.Certificate) == 0 {
+		return tls.Certificate{}, fail(exitUsage, "it must hold certificates in PEM", fmt.Errorf("cannot use broker.certificate %s: no certificate in it", file))
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return tls.Certificate{}, fail(exitUsage, "it must hold certificates in PEM", fmt.Errorf("cannot use broker.certificate %s: %w", file, err))
+	}
+	if public, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(key.Public()) {
+		return tls.Certificate{}, fail(exitNeeds, "have your authority answer the request of factsd csr", fmt.Errorf("cannot use broker.certificate %s: it is for another key", file))
+	}
+	return cert, nil
+}
+
+// csr prints a certificate request for the device key.
+func csr(_ context.Context, c *config, _ *slog.Logger, out io.Writer) error {
+	c.Broker.Certificate = "" // the one that is asked for
+	d, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: d.ueid.String()}}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, d.tls.PrivateKey)
+	if err != nil {
+		return fmt.Errorf("cannot make certificate request: %w", err)
+	}
+	return pem.Encode(out, &pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
 func (d *device) close() {

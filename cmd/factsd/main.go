@@ -49,6 +49,7 @@ Commands:
   run        measure, compare and report (unprivileged, faces the network)
   enforce    hold the pause and carry it out (privileged, no network)
   provision  give this device its identity and, without a TPM, its key; idempotent
+  csr        print a certificate request for the device key (for other brokers)
   status     ask the enforcer for the state of the pause
   version    print the version
 
@@ -83,7 +84,7 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 
 func dispatch(args []string, stdout, stderr io.Writer) error {
 	commands := map[string]func(context.Context, *config, *slog.Logger, io.Writer) error{
-		"run": run, "enforce": enforce, "provision": provision, "status": status,
+		"run": run, "enforce": enforce, "provision": provision, "status": status, "csr": csr,
 	}
 	if len(args) == 0 {
 		return fail(exitUsage, "run factsd -h", errors.New("no command"))

@@ -64,7 +64,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		StateDir: c.stateOf("run"), ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots,
 		UEID: d.ueid, Vendor: c.Device.Vendor, Model: c.Device.Model, Serial: c.Device.Serial, Version: version, BootID: bootID,
 		Signer: d.signer, Protection: d.protection, Identity: d.identity,
-		Sources: sources, AppSocket: c.Application.FactsSocket, AppUIDs: c.Application.Users,
+		Sources: sources, AppSocket: c.Application.FactsSocket, AppUIDs: c.applicationUIDs,
 		Now: newClock(c).now, Uptime: linux.Uptime,
 		Enforcer: failsafe.Dial(c.Enforcer.Socket), Spool: queue, Alive: watchdog.alive, Log: log,
 	}
@@ -124,7 +124,7 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 		return fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
 	}
 	config := failsafe.Config{
-		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.Enforcer.Users...),
+		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.enforcerUIDs...),
 		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
 		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
