@@ -139,12 +139,9 @@ func allVectors(t *testing.T, w *world) []vector {
 			Enforce: reference.Observe, ReportEvery: 60, Resume: m.Resume, Integration: m.Integration[:1],
 		}
 	})
-	challenge := resume(func(*reference.Command) {})
-	{
-		c := command()
-		c.Kind, c.Pause = reference.Challenge, nil
-		challenge = encodeAndSign(t, w.command, cose.Command, c)
-	}
+	c := command()
+	c.Kind, c.Pause = reference.Challenge, nil
+	challenge := encodeAndSign(t, w.command, cose.Command, c)
 	manifestBy := func(s *cose.Signer) []byte { return encodeAndSign(t, s, cose.Manifest, full()) }
 	listBy := func(s *cose.Signer, l *reference.Keys) []byte { return encodeAndSign(t, s, cose.KeyList, l) }
 	return []vector{

@@ -519,7 +519,7 @@ func TestClientReconnects(t *testing.T) {
 	}
 	// A restart between two requests is not seen by the caller.
 	r.stop()
-	r = d.start()
+	d.start()
 	if _, err := c.Alive(ctx10(t)); err != nil {
 		t.Errorf("after a restart: %v", err)
 	}

@@ -154,7 +154,6 @@ func loadRecording(c *cobra.Command, name string) (*baseline.Recording, error) {
 type progress struct {
 	out      io.Writer
 	terminal bool
-	run      int
 }
 
 func newProgress(w io.Writer) *progress {

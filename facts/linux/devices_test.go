@@ -185,11 +185,11 @@ func TestLive(t *testing.T) {
 	opt := fixtureOptions
 	opt.StateDir = t.TempDir()
 	sources := mustSources(t, r, opt)
-	got := readAll(t, sources, 1)
+	readAll(t, sources, 1)
 	first := Uptime()
 	for Uptime() < first+20 { // two ticks of /proc/stat
 	}
-	got = readAll(t, sources, 1)
+	got := readAll(t, sources, 1)
 	if len(got) != len(facts.Catalogue()) {
 		t.Errorf("%d facts were reported, the catalogue has %d", len(got), len(facts.Catalogue()))
 	}
