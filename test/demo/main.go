@@ -106,14 +106,13 @@ func (s *story) prepare() error {
 	if _, err := exec.LookPath("swtpm"); err != nil {
 		if err := installTPM(s); err != nil {
 			s.say("  no software TPM: %v", err)
-			s.say("  going on with a key file, and every page will say so")
 		}
 	}
 	switch err := s.StartTPM(); err {
 	case nil:
 		s.say("  software TPM (swtpm) started: it shows the protocol, its keys are files of this machine")
 	default:
-		s.say("  going on without a TPM: %v", err)
+		s.say("  going on with a key file, and every page will say so: %v", err)
 	}
 	if err := s.Build(); err != nil {
 		return err

@@ -58,6 +58,9 @@ func (s *story) boot() error {
 	ok := s.Until("operating", 20*time.Second, func() bool { return s.Device(s.id).Stage == "operating" })
 	d := s.Device(s.id)
 	s.check(ok, "integration passed, the device is operating", fmt.Sprintf("stage %s, result %s, report %d", d.Stage, d.Tier, d.Sequence))
+	for _, f := range d.Findings {
+		s.say("       %s: %s", f.Tier, f.Text)
+	}
 	if s.TPM != "" {
 		ok := s.Until("a quoted boot report", 5*time.Second, func() bool {
 			for _, r := range s.Reports(s.id) {
@@ -111,7 +114,7 @@ func (s *story) failsafe() error {
 	if d.Pause != nil {
 		why = d.Pause.Reason
 		for _, e := range d.Pause.Effects {
-			s.say("       step %s %s: %s (%d ms)", e.Kind, e.Target, e.Observed, e.Millis)
+			s.say("       step %s: %s (%d ms)", strings.TrimSpace(e.Kind+" "+e.Target), e.Observed, e.Millis)
 		}
 	}
 	s.check(ok && strings.Contains(why, "app.flow"), "the page says why", why)
