@@ -67,7 +67,7 @@ type Config struct {
 
 	Sources   []facts.Source // all but the application's
 	AppSocket string         // "" when no application hands in facts
-	AppUIDs   []uint32       // users that may hand in; nil: whoever can open the socket
+	AppUIDs   []uint32       // users that may hand in; none: whoever can open the socket
 
 	Period   time.Duration             // of sampling, 1 s
 	Deadline time.Duration             // of one source, 100 ms

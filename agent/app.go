@@ -44,7 +44,7 @@ type appState struct {
 	bad   string // why the newest line is malformed
 }
 
-// listenApp opens the socket at path for the facts defs. uids may hand in; nil
+// listenApp opens the socket at path for the facts defs. uids may hand in; none
 // allows everybody who may open the socket. Each datagram sends to wake, which
 // must have room for one.
 func listenApp(path string, defs []facts.Def, uids []uint32, now func() time.Time, wake chan<- struct{}, log *slog.Logger) (*appSource, error) {
@@ -120,7 +120,7 @@ func (a *appSource) serve() {
 }
 
 func (a *appSource) allowed(oob []byte) error {
-	if a.uids == nil {
+	if len(a.uids) == 0 {
 		return nil
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob)

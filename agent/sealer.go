@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -159,6 +160,9 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 		b.Dropped += gap.Count
 	}
 	signed, err := attest.Seal(j.report, s.signer)
+	for errors.Is(err, attest.ErrTooLarge) && j.report.Shrink() {
+		signed, err = attest.Seal(j.report, s.signer)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -337,6 +337,52 @@ func TestRoutineReportIsSmall(t *testing.T) {
 	}
 }
 
+func TestFloodedReportShrinks(t *testing.T) {
+	r := example(t)
+	for k := range facts.Key(4) {
+		members := make([]string, facts.MaxSet)
+		for i := range members {
+			members[i] = strings.Repeat(string(rune('a'+k)), 30) + hex.EncodeToString([]byte{byte(i >> 8), byte(i)})
+		}
+		r.Body.Facts[200+k] = attest.Fact{Value: facts.SetValue(members)}
+	}
+	_, err := attest.Seal(r, fixedSigner(t))
+	if !errors.Is(err, attest.ErrTooLarge) {
+		t.Fatalf("four full sets: %v", err)
+	}
+	n := 0
+	for errors.Is(err, attest.ErrTooLarge) && r.Shrink() {
+		n++
+		_, err = attest.Seal(r, fixedSigner(t))
+	}
+	if err != nil || n != 2 {
+		t.Errorf("after leaving out %d facts: %v", n, err)
+	}
+	if g := r.Reading(200); g.Status != facts.Malformed || !strings.Contains(g.Reason, "too large") {
+		t.Errorf("what was left out is %+v", g)
+	}
+	if f := r.Folded(1000); f.Value.Int() != 620 {
+		t.Errorf("a small fact went as well: %+v", f)
+	}
+}
+
+func TestForeignTextIsMadeFit(t *testing.T) {
+	var fold facts.Fold
+	fold.Add(facts.Snapshot{Readings: []facts.Reading{
+		{Key: 13, Value: facts.TextValue("quiet \xff")},
+		{Key: 22, Status: facts.Unreadable, Reason: strings.Repeat("\xffä", 200)},
+	}})
+	r := example(t)
+	r.SetFacts(&fold, func(facts.Key) bool { return true })
+	r.MeasRes, r.Body.Lasted = []attest.System{}, nil
+	if g := r.Reading(13); g.Status != facts.Malformed {
+		t.Errorf("text that is not UTF-8 became %+v", g)
+	}
+	if _, err := attest.Decode(seal(t, r)); err != nil {
+		t.Errorf("the verifier could not read it: %v", err)
+	}
+}
+
 func TestExtraData(t *testing.T) {
 	seen := map[string]bool{}
 	for _, x := range [][2]string{{"", "report"}, {"r", "eport"}, {"nonce", "report"}, {"nonce", "other"}} {

@@ -13,7 +13,11 @@ import (
 // cwtTag is the CWT tag 61 (RFC 8392 section 6), which precedes COSE_Sign1.
 var cwtTag = []byte{0xd8, 0x3d}
 
-// Seal returns r as a signed report.
+// ErrTooLarge says that a report is beyond MaxReportSize: see Report.Shrink.
+var ErrTooLarge = errors.New("report is too large")
+
+// Seal returns r as a signed report. The error wraps ErrTooLarge before anything
+// is signed.
 func Seal(r *Report, key *cose.Signer) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("cannot seal report: %w", err)
@@ -22,15 +26,18 @@ func Seal(r *Report, key *cose.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(payload) > MaxReportSize-overhead {
+		return nil, fmt.Errorf("cannot seal report: %w: %d bytes, the limit is %d", ErrTooLarge, len(payload), MaxReportSize-overhead)
+	}
 	signed, err := key.Sign(cose.Report, payload)
 	if err != nil {
 		return nil, err
 	}
-	if len(signed)+len(cwtTag) > MaxReportSize {
-		return nil, fmt.Errorf("cannot seal report: %d bytes, the limit is %d", len(signed)+len(cwtTag), MaxReportSize)
-	}
 	return append(bytes.Clone(cwtTag), signed...), nil
 }
+
+// overhead is more than what tags, headers and signature add to the payload.
+const overhead = 256
 
 // A Message carries one signed report, and the quote that is bound to it.
 type Message struct {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -303,6 +304,8 @@ func (r *Report) SetFacts(fold *facts.Fold, keep func(facts.Key) bool) {
 	for _, x := range fold.Facts() {
 		switch {
 		case !keep(x.Key):
+		case x.Status == facts.OK && x.Value.Check() != nil:
+			b.Gaps[x.Key] = Gap{Status: facts.Malformed, Reason: Clip(x.Value.Check().Error(), MaxNote)}
 		case x.Status == facts.OK:
 			f := Fact{Value: x.Value.Clone()} // sources reuse their buffers
 			if x.Value.Kind() == facts.Int {
@@ -315,8 +318,34 @@ func (r *Report) SetFacts(fold *facts.Fold, keep func(facts.Key) bool) {
 	}
 }
 
-// Clip cuts s to at most n bytes at a rune boundary.
+// Shrink leaves out the largest fact and says so in its place, for a report that
+// is too large: a machine that was flooded with sockets must still report. It
+// reports whether there was anything to leave out.
+func (r *Report) Shrink() bool {
+	largest, size := facts.Key(0), 256 // a smaller one would not help
+	for k, f := range r.Body.Facts {
+		n := len(f.Value.Text()) + len(f.Value.Bytes())
+		for _, m := range f.Value.Set() {
+			n += len(m) + 2
+		}
+		if n > size || n == size && k < largest {
+			largest, size = k, n
+		}
+	}
+	if largest == 0 {
+		return false
+	}
+	delete(r.Body.Facts, largest)
+	if r.Body.Gaps == nil {
+		r.Body.Gaps = map[facts.Key]Gap{}
+	}
+	r.Body.Gaps[largest] = Gap{Status: facts.Malformed, Reason: fmt.Sprintf("left out, the report would be too large: %d bytes", size)}
+	return true
+}
+
+// Clip makes s valid UTF-8 of at most n bytes, cut at a rune boundary.
 func Clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= n {
 		return s
 	}

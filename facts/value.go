@@ -148,8 +148,9 @@ func (v Value) String() string {
 	return "no value"
 }
 
-// check refuses what must not enter a signed document.
-func (v Value) check() error {
+// Check refuses what must not enter a signed document: no kind, beyond the
+// limits, text that is not UTF-8, a set out of order.
+func (v Value) Check() error {
 	switch v.kind {
 	case Int, Bool:
 		return nil

@@ -23,7 +23,7 @@ func checkText(s string) error {
 // MarshalCBOR encodes the value: an integer, a boolean, a text, a byte string,
 // or an array of texts. It fails for the zero Value and beyond the limits.
 func (v Value) MarshalCBOR() ([]byte, error) {
-	if err := v.check(); err != nil {
+	if err := v.Check(); err != nil {
 		return nil, fmt.Errorf("cannot encode value: %w", err)
 	}
 	switch v.kind {
@@ -71,7 +71,7 @@ func (v *Value) UnmarshalCBOR(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("cannot decode value: %w", err)
 	}
-	if err := w.check(); err != nil {
+	if err := w.Check(); err != nil {
 		return fmt.Errorf("cannot decode value: %w", err)
 	}
 	*v = w
