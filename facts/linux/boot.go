@@ -17,13 +17,15 @@ var bootFacts = []string{"boot.firmware", "boot.loader", "boot.kernel", "boot.in
 
 // Indexes into bootFacts.
 const (
-	bootKernel  = 2
-	bootTotal   = 5
-	bootCPU     = 6
-	bootEnergy  = 7
-	bootCount   = 8
-	bootPhases  = 6
-	bootRecords = 9
+	bootFirmware = 0
+	bootLoader   = 1
+	bootKernel   = 2
+	bootTotal    = 5
+	bootCPU      = 6
+	bootEnergy   = 7
+	bootCount    = 8
+	bootPhases   = 6
+	bootRecords  = 9
 )
 
 // bootWindow is how long after boot-complete the CPU time and the energy still
@@ -178,6 +180,11 @@ func (r *bootRecord) measure(b *boot) {
 			r.readings[i] = phase{fault: absent("systemd, which measures it, does not run here")}
 		}
 		r.readings[bootKernel] = b.root.kernelTime()
+		firmware := phase{fault: r.readings[bootKernel].fault} // of a container it would be the host's
+		if !firmware.is() {
+			r.readings[bootFirmware], r.readings[bootLoader] = b.root.firmwareTime()
+			firmware = r.readings[bootLoader]
+		}
 		switch {
 		case r.id == "":
 			r.readings[bootTotal].fault = absent("no state directory keeps when the boot was complete")
@@ -185,6 +192,9 @@ func (r *bootRecord) measure(b *boot) {
 			r.readings[bootTotal].fault = absent(fmt.Sprintf("the agent first ran %d s after the kernel started", up/1000))
 		default:
 			r.readings[bootTotal] = phase{ms: up}
+			if !firmware.is() {
+				r.readings[bootTotal].ms += r.readings[bootFirmware].ms + firmware.ms
+			}
 		}
 		since = up
 	}
@@ -199,7 +209,7 @@ func (r *bootRecord) measure(b *boot) {
 	if !f.is() {
 		t, f = parseStat(stat)
 	}
-	r.readings[bootCPU] = phase{t.busy * (1000 / userHZ), f}
+	r.readings[bootCPU] = phase{t.busy() * (1000 / userHZ), f}
 	n, f := total(b.energy)
 	r.readings[bootEnergy] = phase{n, f}
 }
@@ -285,6 +295,33 @@ func (r *Root) kernelTime() phase {
 	}
 	_, start, f := parsePidStat(b)
 	return phase{start * (1000 / userHZ), f}
+}
+
+// firmwareTime is what the Firmware Performance Data Table tells (ACPI
+// specification, FPDT; kernel, ABI/testing/sysfs-firmware-acpi): when
+// the firmware started the boot loader, and from there to when the loader handed
+// over to the kernel. Firmware that was not asked to hand over, as on a boot
+// without UEFI, has no second stamp, and then the first says nothing either.
+func (r *Root) firmwareTime() (firmware, loader phase) {
+	const dir = "sys/firmware/acpi/fpdt/boot/"
+	launch, f := r.readInt(dir + "bootloader_launch_ns")
+	var exit int64
+	if !f.is() {
+		exit, f = r.readInt(dir + "exitbootservice_end_ns")
+	}
+	switch {
+	case f.status == facts.Absent:
+		f = absent("neither systemd nor a Firmware Performance Data Table tells it")
+	case f.is():
+	case launch == 0 || exit == 0:
+		f = absent("the Firmware Performance Data Table has no time of it")
+	case launch < 0 || exit < launch || exit > int64(time.Hour):
+		f = malformed("the Firmware Performance Data Table: a stage has no sound time")
+	}
+	if f.is() {
+		return phase{fault: f}, phase{fault: f}
+	}
+	return phase{ms: launch / int64(time.Millisecond)}, phase{ms: (exit - launch) / int64(time.Millisecond)}
 }
 
 // parsePidStat returns the name and the start time in ticks since boot, field

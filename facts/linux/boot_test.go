@@ -76,6 +76,28 @@ func TestBootRecord(t *testing.T) {
 	m.agent(map[string]string{"boot.count": "ok 3", "boot.kernel": "ok 1500", "boot.total": "absent", "boot.cpu_time": "absent"})
 }
 
+// TestFirmwareTime reads the firmware's own table where there is no systemd.
+func TestFirmwareTime(t *testing.T) {
+	const dir = "sys/firmware/acpi/fpdt/boot/"
+	for _, tt := range []struct{ launch, exit, firmware, loader, total string }{
+		{"3000000000", "4500000000", "ok 3000", "ok 1500", "ok 24500"},
+		{"3000000000", "0", "absent", "absent", "ok 20000"}, // not UEFI
+		{"3000000000", "2000000000", "malformed", "malformed", "ok 20000"},
+		{"3000000000", "9000000000000000", "malformed", "malformed", "ok 20000"},
+		{"soon", "2000000000", "malformed", "malformed", "ok 20000"},
+	} {
+		m := newMachine(t)
+		m.boot(bootA, 20)
+		m.x.write(map[string]string{dir + "bootloader_launch_ns": tt.launch + "\n", dir + "exitbootservice_end_ns": tt.exit + "\n"})
+		m.agent(map[string]string{"boot.firmware": tt.firmware, "boot.loader": tt.loader, "boot.kernel": "ok 1500", "boot.total": tt.total})
+	}
+	// In a container the table is the host's.
+	m := newMachine(t)
+	m.boot(bootA, 20)
+	m.x.write(map[string]string{dir + "bootloader_launch_ns": "3\n", dir + "exitbootservice_end_ns": "4\n", "proc/2/stat": "2 (sh) S" + strings.Repeat(" 0", 19) + "\n"})
+	m.agent(map[string]string{"boot.firmware": "absent", "boot.loader": "absent", "boot.total": "ok 20000"})
+}
+
 func TestBootRecordWithSystemd(t *testing.T) {
 	m := newMachine(t)
 	stamps := "UserspaceTimestampMonotonic=2000000\nSecurityStartTimestampMonotonic=1\nFirmwareTimestampMonotonic=9000000\nLoaderTimestampMonotonic=1000000\n"

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 )
@@ -12,7 +13,16 @@ const userHZ = 100
 
 // cpuTimes are the ticks of the first line of /proc/stat. Guest time is part of
 // user time there (proc(5)), so that it must not be added.
-type cpuTimes struct{ busy, idle int64 }
+type cpuTimes struct {
+	user   int64 // and nice
+	system int64
+	idle   int64
+	iowait int64
+	irq    int64 // and softirq
+	steal  int64
+}
+
+func (t cpuTimes) busy() int64 { return t.user + t.system + t.irq + t.steal }
 
 func parseStat(b []byte) (cpuTimes, fault) {
 	line, _, whole := bytes.Cut(b, []byte("\n"))
@@ -31,15 +41,12 @@ func parseStat(b []byte) (cpuTimes, fault) {
 			return cpuTimes{}, malformed("/proc/stat: a CPU time is not a number")
 		}
 		line = rest
-		if i == 3 || i == 4 {
-			t.idle += n
-		} else {
-			t.busy += n
-		}
+		*[...]*int64{&t.user, &t.user, &t.system, &t.idle, &t.iowait, &t.irq, &t.irq, &t.steal}[i] += n
 	}
 	return t, fault{}
 }
 
+// cpuUsage reports the shares of all modes but idle, in the order of cpuFacts.
 type cpuUsage struct {
 	stat *file
 	seen bool
@@ -49,30 +56,103 @@ type cpuUsage struct {
 func (s *cpuUsage) read(o *out) {
 	b, f := s.stat.read()
 	if f.is() {
-		o.fault(0, f)
+		o.faults(f)
 		return
 	}
 	t, f := parseStat(b)
 	if f.is() {
+		o.faults(f)
+		return
+	}
+	l := s.last
+	busy, idle := t.busy()-l.busy(), t.idle-l.idle
+	// iowait may shrink by a little (proc(5)), and idle time with it.
+	iowait := max(t.iowait-l.iowait, 0)
+	all := busy + max(idle+iowait, 0)
+	parts := [...]int64{busy, t.user - l.user, t.system - l.system, min(iowait, all), t.irq - l.irq, t.steal - l.steal}
+	switch {
+	case !s.seen:
+		o.faults(pending(secondSample))
+	case slices.Min(parts[:]) < 0:
+		o.faults(pending("the counters went back: a processor left"))
+	case all == 0:
+		o.faults(pending("the counters have not advanced"))
+		return
+	default:
+		for i, n := range parts {
+			o.num(i, scale(n, 1000, all))
+		}
+	}
+	s.seen, s.last = true, t
+}
+
+// cpuFacts are the facts of /proc/stat, in the order of their readings.
+var cpuFacts = []string{"cpu.usage", "cpu.user", "cpu.system", "cpu.iowait", "cpu.irq", "cpu.steal"}
+
+// parseSchedstat returns the ns that tasks have waited for a processor, summed
+// over all processors: the eighth number of each line cpu (kernel,
+// scheduler/sched-stats, in ns since version 15).
+func parseSchedstat(b []byte) (int64, fault) {
+	bad := malformed("/proc/schedstat has not the form of the kernel's scheduler/sched-stats, version 15 or later")
+	head, b, whole := bytes.Cut(b, []byte("\n"))
+	name, rest := field(head)
+	version, _, ok := intField(rest)
+	if !whole || string(name) != "version" || !ok || version < 15 {
+		return 0, bad
+	}
+	var sum int64
+	seen := false
+	for len(b) > 0 {
+		var line []byte
+		line, b, whole = bytes.Cut(b, []byte("\n"))
+		if !whole {
+			return 0, bad
+		}
+		if !bytes.HasPrefix(line, []byte("cpu")) {
+			continue // timestamp, and the domains of the processor before
+		}
+		_, rest := field(line)
+		var n int64
+		for range 8 {
+			if n, rest, ok = intField(rest); !ok || n < 0 {
+				return 0, bad
+			}
+		}
+		if sum += n; sum < 0 {
+			return 0, bad
+		}
+		seen = true
+	}
+	if !seen {
+		return 0, bad
+	}
+	return sum, fault{}
+}
+
+// schedWait is how long tasks waited for a processor, summed over all tasks:
+// above 1000 when more than one waited all the time.
+type schedWait struct {
+	root *Root
+	file *file
+	rate rate
+}
+
+func (s *schedWait) read(o *out) {
+	b, f := s.file.read()
+	var sum int64
+	if !f.is() {
+		sum, f = parseSchedstat(b)
+	}
+	if f.is() {
 		o.fault(0, f)
 		return
 	}
-	busy, idle := t.busy-s.last.busy, t.idle-s.last.idle
-	first := !s.seen
-	// iowait may shrink by a little (proc(5)).
-	idle = max(idle, 0)
-	switch {
-	case first:
+	grown, ns, ok := s.rate.next(sum, s.root.now())
+	if !ok {
 		o.fault(0, pending(secondSample))
-	case busy < 0:
-		o.fault(0, pending("the counters went back: a processor left"))
-	case busy+idle == 0:
-		o.fault(0, pending("the counters have not advanced"))
 		return
-	default:
-		o.num(0, scale(busy, 1000, busy+idle))
 	}
-	s.seen, s.last = true, t
+	o.num(0, scale(grown, 1000, ns))
 }
 
 // parseLoadavg returns the load over one minute in per mille and the number of
@@ -252,7 +332,20 @@ func meminfoLine(b []byte, key string) (int64, fault) {
 		}
 		return n, fault{}
 	}
-	return 0, malformed("/proc/meminfo has no MemTotal or no MemAvailable")
+	return 0, malformed("/proc/meminfo has not all lines of proc(5)")
+}
+
+// parseSwap returns the swap space in use in KiB, 0 where there is none.
+func parseSwap(b []byte) (int64, fault) {
+	total, f := meminfoLine(b, "SwapTotal:")
+	if f.is() {
+		return 0, f
+	}
+	free, f := meminfoLine(b, "SwapFree:")
+	if !f.is() && free > total {
+		f = malformed("/proc/meminfo: SwapFree is more than SwapTotal")
+	}
+	return total - free, f
 }
 
 type meminfo struct{ file *file }
@@ -263,9 +356,12 @@ func (s *meminfo) read(o *out) {
 		o.faults(f)
 		return
 	}
+	swap, f := parseSwap(b)
+	o.outcome(2, swap, f)
 	total, available, f := parseMeminfo(b)
 	if f.is() {
-		o.faults(f)
+		o.fault(0, f)
+		o.fault(1, f)
 		return
 	}
 	o.num(0, available)

@@ -80,11 +80,22 @@ func raplZones(root *Root, dir string, names []string) ([]sensor, fault) {
 	return all, fault{}
 }
 
-// energy reports power in mW and energy in mJ.
+// maxGap is the longest time over which two samples of power are taken to tell
+// what was drawn between them.
+const maxGap = int64(10 * time.Second)
+
+// energy reports power in mW, energy in mJ, and in ms for how long the energy is
+// not known. Where nothing counts energy, power is integrated.
 type energy struct {
 	root     *Root
 	power    *sensorSet
 	counters *sensorSet
+
+	drawn   int64 // µW, the last sample of power
+	drawnAt int64 // ns, when it was taken, or was first missing
+	sampled bool  // drawnAt is set
+	broken  bool  // a round after it had none
+	gaps    int64 // ns that used does not cover
 
 	last    []tally // of each counter
 	used    int64   // µJ since the first round
@@ -103,7 +114,19 @@ func (s *energy) read(o *out) {
 	var microwatt int64
 	sensors, f := s.power.each(func(_ int, n int64) { microwatt += n })
 	grown, ns, cf := s.count()
-	o.outcome(1, s.used/1000, cf)
+	switch {
+	case cf.status != facts.Absent:
+		o.outcome(1, s.used/1000, cf)
+		o.num(2, 0)
+	case f.status == facts.Absent || !f.is() && sensors == 0:
+		none := absent("there is no power sensor or energy counter")
+		o.fault(1, none)
+		o.fault(2, none)
+	default:
+		s.integrate(microwatt, f)
+		o.outcome(1, s.used/1000, f)
+		o.outcome(2, s.gaps/int64(time.Millisecond), f)
+	}
 	switch {
 	case f.status == facts.Absent || !f.is() && sensors == 0:
 		switch {
@@ -121,6 +144,26 @@ func (s *energy) read(o *out) {
 	default:
 		o.num(0, microwatt/1000)
 	}
+}
+
+// integrate adds what was drawn since the last sample, the mean of both over the
+// time between, or that time to the gaps: a sample was missing, or came late.
+// A gap counts when it has ended; until then the faults of the facts tell of it.
+func (s *energy) integrate(microwatt int64, f fault) {
+	now := s.root.now()
+	if f.is() {
+		if !s.sampled { // the gap began with the agent
+			s.drawnAt, s.sampled = now, true
+		}
+		s.broken = true
+		return
+	}
+	if ns := now - s.drawnAt; s.sampled && (s.broken || ns > maxGap) {
+		s.gaps += ns
+	} else if s.sampled {
+		s.used += scale(max(s.drawn+microwatt, 0), ns, 2*int64(time.Second))
+	}
+	s.drawn, s.drawnAt, s.sampled, s.broken = microwatt, now, true, false
 }
 
 // count adds what the counters grew by since the last round; ns is 0 in the
@@ -233,18 +276,19 @@ func (l *lowest) read(o *out) {
 	o.outcome(0, low, f)
 }
 
-// readBattery reports the charge of the emptiest battery. Batteries of
-// peripherals (scope Device: a mouse) and empty slots do not count.
-func readBattery(r *Root, o *out) {
+// A supply is a power supply of the device: not one of a peripheral (scope
+// Device: a mouse), and not an empty slot.
+type supply struct{ dir, kind string }
+
+func (r *Root) supplies() ([]supply, fault) {
 	names, f := r.list(supplyClass)
 	if f.is() {
-		o.fault(0, f)
-		return
+		return nil, f
 	}
-	low, seen := int64(0), false
+	var found []supply
 	for _, n := range names {
-		dir := supplyClass + "/" + n
-		kind, f := r.readFile(dir + "/type")
+		s := supply{dir: supplyClass + "/" + n}
+		kind, f := r.readFile(s.dir + "/type")
 		if f.status == facts.Absent {
 			continue
 		}
@@ -252,46 +296,116 @@ func readBattery(r *Root, o *out) {
 			kind, f = parseText(kind)
 		}
 		if f.is() {
-			o.fault(0, f)
-			return
+			return nil, f
 		}
-		if string(kind) != "Battery" {
-			continue
-		}
-		scope, f := r.readFile(dir + "/scope")
+		s.kind = string(kind)
+		scope, f := r.readFile(s.dir + "/scope")
 		if f.is() && f.status != facts.Absent {
-			o.fault(0, f)
-			return
+			return nil, f
 		}
 		if strings.TrimSpace(string(scope)) == "Device" {
 			continue
 		}
-		present, f := r.readInt(dir + "/present")
+		present, f := r.readInt(s.dir + "/present")
 		if f.is() && f.status != facts.Absent {
-			o.fault(0, f)
-			return
+			return nil, f
 		}
-		if !f.is() && present == 0 {
-			continue
-		}
-		charge, f := r.readInt(dir + "/capacity")
-		if f.status == facts.Absent {
-			continue
-		}
-		if !f.is() && (charge < 0 || charge > 100) {
-			f = malformed("/" + dir + "/capacity: not a percentage")
-		}
-		if f.is() {
-			o.fault(0, f)
-			return
-		}
-		if !seen || charge < low {
-			low, seen = charge, true
+		if f.is() || present != 0 {
+			found = append(found, s)
 		}
 	}
-	if !seen {
-		o.fault(0, absent("there is no battery"))
+	return found, fault{}
+}
+
+// charge is how full the battery is, in per mille.
+func (r *Root) charge(s supply) (int64, fault) {
+	n, f := r.readInt(s.dir + "/capacity")
+	if !f.is() && (n < 0 || n > 100) {
+		f = malformed("/" + s.dir + "/capacity: not a percentage")
+	}
+	return 10 * n, f
+}
+
+// health is what the battery still holds of what it was made for, in per mille;
+// a new one may hold more. Drivers tell charge or energy.
+func (r *Root) health(s supply) (int64, fault) {
+	what := "/charge_full"
+	full, f := r.readInt(s.dir + what)
+	if f.status == facts.Absent {
+		what = "/energy_full"
+		full, f = r.readInt(s.dir + what)
+	}
+	if f.is() {
+		return 0, f
+	}
+	design, f := r.readInt(s.dir + what + "_design")
+	if f.is() {
+		return 0, f
+	}
+	if full < 0 || design <= 0 {
+		return 0, malformed("/" + s.dir + what + ": not the part of a capacity")
+	}
+	return scale(full, 1000, design), fault{}
+}
+
+func (r *Root) cycles(s supply) (int64, fault) {
+	n, f := r.readInt(s.dir + "/cycle_count")
+	if !f.is() && n < 0 {
+		f = malformed("/" + s.dir + "/cycle_count: below 0")
+	}
+	return n, f
+}
+
+// online reports whether an adapter delivers power: 1, or 2 where the voltage
+// can be programmed.
+func (r *Root) online(s supply) (int64, fault) {
+	n, f := r.readInt(s.dir + "/online")
+	if !f.is() && (n < 0 || n > 2) {
+		f = malformed("/" + s.dir + "/online: not 0 to 2")
+	}
+	return min(n, 1), f
+}
+
+// readSupplies reports the emptiest and the most worn battery, the most cycles,
+// and whether any adapter delivers power.
+func readSupplies(r *Root, o *out) {
+	list, f := r.supplies()
+	if f.is() {
+		o.faults(f)
 		return
 	}
-	o.num(0, low*10)
+	for i, x := range []struct {
+		battery bool
+		read    func(supply) (int64, fault)
+		least   bool
+		none    string
+	}{
+		{true, r.charge, true, "there is no battery that tells its charge"},
+		{false, r.online, false, "there is no adapter that tells whether it delivers"},
+		{true, r.health, true, "there is no battery that tells its capacity"},
+		{true, r.cycles, false, "there is no battery that counts its cycles"},
+	} {
+		worst, bad := int64(0), absent(x.none)
+		for _, s := range list {
+			if adapter := s.kind == "Mains" || s.kind == "USB" || s.kind == "Wireless"; x.battery && s.kind != "Battery" || !x.battery && !adapter {
+				continue
+			}
+			n, f := x.read(s)
+			if f.status == facts.Absent {
+				continue
+			}
+			if f.is() {
+				bad = f
+				break
+			}
+			if bad.is() || x.least && n < worst || !x.least && n > worst {
+				worst, bad = n, fault{}
+			}
+		}
+		if i == 1 && !bad.is() {
+			o.ok(i, facts.BoolValue(worst != 0))
+			continue
+		}
+		o.outcome(i, worst, bad)
+	}
 }

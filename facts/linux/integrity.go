@@ -3,7 +3,11 @@ package linux
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 
 	"github.com/miotfacts/miotfacts/facts"
 )
@@ -136,9 +140,216 @@ func readSecureBoot(r *Root, o *out) {
 	o.ok(1, facts.BoolValue(secure && !setup))
 }
 
+// parameter returns the value of a parameter of the kernel command line, nil
+// where it has none. Two that differ are malformed: which of them counted is not
+// for this package to guess. Values in double quotes may hold spaces (kernel,
+// admin-guide/kernel-parameters).
+func parameter(cmdline []byte, name string) ([]byte, fault) {
+	var found []byte
+	quoted := false
+	for _, word := range bytes.FieldsFunc(cmdline, func(c rune) bool {
+		quoted = quoted != (c == '"')
+		return !quoted && (c == ' ' || c == '\n' || c == '\t' || c == 0)
+	}) {
+		key, v, ok := bytes.Cut(bytes.Trim(word, `"`), []byte("="))
+		if !ok || string(key) != name {
+			continue
+		}
+		v = bytes.Trim(v, `"`)
+		if len(v) == 0 || found != nil && !bytes.Equal(found, v) {
+			return nil, malformed("/proc/cmdline: " + name + " has no value, or two")
+		}
+		found = v
+	}
+	if found == nil {
+		return nil, absent("the kernel command line has no " + name)
+	}
+	return found, fault{}
+}
+
+// parseRootHash returns the dm-verity root hash of the command line
+// (systemd-veritysetup-generator(8)).
+func parseRootHash(cmdline []byte) ([]byte, fault) {
+	text, f := parameter(cmdline, "roothash")
+	if f.is() {
+		return nil, f
+	}
+	hash, err := hex.DecodeString(string(text))
+	if err != nil || len(hash) < 16 || len(hash) > facts.MaxBytes {
+		return nil, malformed(fmt.Sprintf("/proc/cmdline: roothash is not 16 to %d bytes in hexadecimal", facts.MaxBytes))
+	}
+	return hash, fault{}
+}
+
 func readCmdline(r *Root, o *out) {
 	b, f := r.readFile("proc/cmdline")
 	o.text(0, b, f)
+	if !f.is() {
+		_, f = parseText(b) // all of it is what it should be
+	}
+	if f.is() {
+		o.faults(f)
+		return
+	}
+	slot, f := parameter(b, "rauc.slot")
+	o.text(1, slot, f)
+	hash, f := parseRootHash(b)
+	if f.is() {
+		o.fault(2, f)
+		return
+	}
+	o.ok(2, facts.BytesValue(hash))
+}
+
+// parseLSM returns the active security modules of /sys/kernel/security/lsm, a
+// list with commas (kernel, admin-guide/LSM).
+func parseLSM(b []byte) ([]string, fault) {
+	members := strings.Split(strings.TrimSuffix(string(b), "\n"), ",")
+	for _, m := range members {
+		if m == "" || strings.Trim(m, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
+			return nil, malformed("the list of security modules has not the form of the kernel's admin-guide/LSM")
+		}
+	}
+	return members, fault{}
+}
+
+func readLSM(r *Root, o *out) {
+	b, f := r.readFile("sys/kernel/security/lsm")
+	var members []string
+	if !f.is() {
+		members, f = parseLSM(b)
+	}
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	o.set(0, members)
+}
+
+// parseFlag reads what the kernel shows of a boolean: 0 or 1, N or Y.
+func parseFlag(b []byte) (bool, fault) {
+	switch string(bytes.TrimSuffix(b, []byte("\n"))) {
+	case "0", "N":
+		return false, fault{}
+	case "1", "Y":
+		return true, fault{}
+	}
+	return false, malformed("the setting is none of 0, 1, N and Y")
+}
+
+// hardening are the settings of the running kernel, in the order of the facts
+// that readHardening reports before integrity.ptrace_scope and
+// integrity.core_pattern.
+var hardening = []string{"sys/module/module/parameters/sig_enforce", "proc/sys/kernel/modules_disabled", "proc/sys/kernel/kexec_load_disabled"}
+
+func readHardening(r *Root, o *out) {
+	for i, path := range hardening {
+		b, f := r.readFile(path)
+		var on bool
+		if !f.is() {
+			on, f = parseFlag(b)
+		}
+		if f.is() {
+			o.fault(i, f)
+			continue
+		}
+		o.ok(i, facts.BoolValue(on))
+	}
+	scope, f := r.readInt("proc/sys/kernel/yama/ptrace_scope")
+	if !f.is() && (scope < 0 || scope > 3) {
+		f = malformed("ptrace_scope is not 0 to 3")
+	}
+	o.outcome(3, scope, f)
+	b, f := r.readFile("proc/sys/kernel/core_pattern")
+	if !f.is() && len(bytes.TrimRight(b, "\n")) == 0 {
+		o.ok(4, facts.TextValue("")) // lawful: no core file has a name (core(5))
+		return
+	}
+	o.text(4, b, f)
+}
+
+// parseAccounts returns the digest of who has an account: SHA-256 over the
+// sorted lines "name:uid". No other field of passwd(5) goes in.
+func parseAccounts(b []byte) ([]byte, fault) {
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		fields := strings.Split(line, ":")
+		if len(fields) != 7 || fields[0] == "" {
+			return nil, malformed("/etc/passwd has not the form of passwd(5)")
+		}
+		if n, ok := parseInt([]byte(fields[2])); !ok || n < 0 || n > math.MaxUint32 {
+			return nil, malformed("/etc/passwd: a user id is not a number")
+		}
+		lines = append(lines, fields[0]+":"+fields[2]+"\n")
+	}
+	if len(lines) == 0 {
+		return nil, malformed("/etc/passwd has no account")
+	}
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte(strings.Join(lines, "")))
+	return sum[:], fault{}
+}
+
+func readAccounts(r *Root, o *out) {
+	b, f := r.readFile("etc/passwd")
+	var digest []byte
+	if !f.is() {
+		digest, f = parseAccounts(b)
+	}
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	o.ok(0, facts.BytesValue(digest))
+}
+
+// parseUSBID checks one of idVendor and idProduct: four hexadecimal digits.
+func parseUSBID(b []byte) (string, fault) {
+	id := string(bytes.TrimSuffix(b, []byte("\n")))
+	if len(id) != 4 || strings.Trim(id, "0123456789abcdef") != "" {
+		return "", malformed("a USB identifier is not four hexadecimal digits")
+	}
+	return id, fault{}
+}
+
+// readDevices lists the USB devices as "port vendor:product", without the root
+// hubs, which are the machine's own.
+func readDevices(r *Root, o *out) {
+	names, f := r.listUnder("sys/bus", "usb/devices")
+	if f.is() {
+		o.fault(0, f)
+		return
+	}
+	members := []string{}
+	for _, n := range names {
+		if strings.HasPrefix(n, "usb") || strings.Contains(n, ":") {
+			continue // a root hub, or an interface of a device
+		}
+		var ids [2]string
+		for i, attr := range []string{"idVendor", "idProduct"} {
+			b, bad := r.readFile("sys/bus/usb/devices/" + n + "/" + attr)
+			if !bad.is() {
+				ids[i], bad = parseUSBID(b)
+			}
+			if bad.is() && !f.is() {
+				f = bad
+			}
+		}
+		if f.status == facts.Absent { // it left since the listing
+			f = fault{}
+			continue
+		}
+		if f.is() {
+			o.fault(0, f)
+			return
+		}
+		members = append(members, n+" "+ids[0]+":"+ids[1])
+	}
+	o.set(0, members)
 }
 
 // pcrDigest asks the TPM once and keeps the answer: it takes longer than a round

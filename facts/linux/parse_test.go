@@ -32,7 +32,7 @@ func num(n int64, f fault) (string, fault) { return fmt.Sprint(n), f }
 var parsers = []parser{
 	{"stat", func(b []byte) (string, fault) {
 		c, f := parseStat(b)
-		return fmt.Sprint(c.busy, c.idle), f
+		return fmt.Sprint(c.user, c.system, c.idle, c.iowait, c.irq, c.steal), f
 	}, "proc/stat"},
 	{"loadavg", func(b []byte) (string, fault) {
 		l, n, f := parseLoadavg(b)
@@ -68,8 +68,8 @@ var parsers = []parser{
 	}, "proc/net/tcp6"},
 	{"lifetime", func(b []byte) (string, fault) { return num(parseLifeTime(b)) }, "sys/block/mmcblk0/device/life_time"},
 	{"mountinfo", func(b []byte) (string, fault) {
-		ro, f := parseRootReadonly(b)
-		return fmt.Sprint(ro), f
+		ro, writable, f := parseMounts(b)
+		return fmt.Sprint(ro, writable), f
 	}, "proc/self/mountinfo"},
 	{"modules", func(b []byte) (string, fault) {
 		names, f := parseModules(b)
@@ -83,6 +83,30 @@ var parsers = []parser{
 		v, f := parseEFIBool(b)
 		return fmt.Sprint(v), f
 	}, "sys/firmware/efi/efivars/SecureBoot" + efiGlobal},
+	{"schedstat", func(b []byte) (string, fault) { return num(parseSchedstat(b)) }, "proc/schedstat"},
+	{"swap", func(b []byte) (string, fault) { return num(parseSwap(b)) }, "proc/meminfo"},
+	{"addresses", func(b []byte) (string, fault) { return joined(parseAddresses(b)) }, ".calls/addresses"},
+	{"route4", func(b []byte) (string, fault) { return joined(parseRoute4(b)) }, route4},
+	{"route6", func(b []byte) (string, fault) { return joined(parseRoute6(b)) }, route6},
+	{"resolv", func(b []byte) (string, fault) { return joined(parseResolv(b)) }, "etc/resolv.conf"},
+	{"lsm", func(b []byte) (string, fault) { return joined(parseLSM(b)) }, "sys/kernel/security/lsm"},
+	{"flag", func(b []byte) (string, fault) {
+		on, f := parseFlag(b)
+		return fmt.Sprint(on), f
+	}, "proc/sys/kernel/modules_disabled"},
+	{"parameter", func(b []byte) (string, fault) {
+		v, f := parameter(b, "rauc.slot")
+		return string(v), f
+	}, "proc/cmdline"},
+	{"roothash", func(b []byte) (string, fault) {
+		v, f := parseRootHash(b)
+		return fmt.Sprintf("%x", v), f
+	}, "proc/cmdline"},
+	{"accounts", func(b []byte) (string, fault) {
+		v, f := parseAccounts(b)
+		return fmt.Sprintf("%.4x", v), f
+	}, "etc/passwd"},
+	{"usbid", func(b []byte) (string, fault) { return parseUSBID(b) }, "sys/bus/usb/devices/1-1/idVendor"},
 	{"osrelease", func(b []byte) (string, fault) {
 		s, f := parseOSRelease(b)
 		return string(s), f
@@ -104,6 +128,8 @@ var parsers = []parser{
 	}, ".calls/statfs"},
 }
 
+func joined(list []string, f fault) (string, fault) { return strings.Join(list, ";"), f }
+
 func endpoints(list []endpoint) (s string) {
 	for _, e := range list {
 		s += netip.AddrPortFrom(e.address(), e.port).String() + " "
@@ -114,6 +140,8 @@ func endpoints(list []endpoint) (s string) {
 const (
 	netDevHead = "Inter-|   Receive                                                |  Transmit\n" +
 		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
+	route4Head  = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+	zero6       = "00000000000000000000000000000000"
 	procNetHead = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 )
 
@@ -124,8 +152,8 @@ func TestParsers(t *testing.T) {
 	}
 	const bad = "malformed"
 	for _, tt := range []struct{ parser, in, want string }{
-		{"stat", "cpu  10 1 5 100 3 2 4 7 50 60\ncpu0 1 2\n", "29 103"}, // guest times are in user already
-		{"stat", "cpu 10 1 5 100\n", "16 100"},                          // Linux 2.4
+		{"stat", "cpu  10 1 5 100 3 2 4 7 50 60\ncpu0 1 2\n", "11 5 100 3 6 7"}, // guest times are in user already
+		{"stat", "cpu 10 1 5 100\n", "11 5 100 0 0 0"},                          // Linux 2.4
 		{"stat", "cpu 10 1 5\n", bad},
 		{"stat", "cpu 10 1 5 100 -3\n", bad},
 		{"stat", "cpu 10 1 5 100 3 2 4 7", bad}, // cut
@@ -171,10 +199,10 @@ func TestParsers(t *testing.T) {
 		{"lifetime", "0x01 0x0c\n", bad},
 		{"lifetime", "1 2\n", bad},
 		{"lifetime", "0x01\n", bad},
-		{"mountinfo", "1 0 8:1 / / rw - ext4 /dev/a rw\n", "false"},
-		{"mountinfo", "1 0 8:1 / / rw shared:1 master:2 - ext4 /dev/a ro,errors=x\n", "true"},
-		{"mountinfo", "1 0 8:1 / / ro,relatime - ext4 /dev/a rw\n", "true"},
-		{"mountinfo", "1 0 8:1 / / ro - ext4 /dev/a ro\n2 1 0:9 / / rw - overlay o rw\n", "false"}, // mounted over
+		{"mountinfo", "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:3 / /proc rw - proc proc rw\n3 1 8:2 / /a\\040b rw - vfat /dev/b rw\n", "false [/ ext4 /a\\040b vfat]"},
+		{"mountinfo", "1 0 8:1 / / rw shared:1 master:2 - ext4 /dev/a ro,errors=x\n", "true []"},
+		{"mountinfo", "1 0 8:1 / / ro,relatime - ext4 /dev/a rw\n", "true []"},
+		{"mountinfo", "1 0 8:1 / / ro - ext4 /dev/a ro\n2 1 0:9 / / rw - overlay o rw\n", "false [/ overlay]"}, // mounted over
 		{"mountinfo", "1 0 8:1 / /proc rw - proc p rw\n", bad},
 		{"mountinfo", "1 0 8:1 / / rw - ext4\n", bad},
 		{"mountinfo", "1 0 8:1 / / rw ext4 /dev/a rw\n", bad},
@@ -197,6 +225,64 @@ func TestParsers(t *testing.T) {
 		{"osrelease", "ID=\"a\n", bad},
 		{"osrelease", "ID=$(x)\n", bad},
 		{"osrelease", "nothing\n", bad},
+		{"schedstat", "version 15\ntimestamp 1\ncpu0 0 0 0 0 0 0 5 7 9\ndomain0 3 1 2\ncpu1 0 0 0 0 0 0 5 8 9\n", "15"},
+		{"schedstat", "version 14\ntimestamp 1\ncpu0 0 0 0 0 0 0 5 7 9\n", bad}, // in jiffies
+		{"schedstat", "version 15\ntimestamp 1\ncpu0 0 0 0 0 0 0 5\n", bad},
+		{"schedstat", "version 15\ntimestamp 1\n", bad},
+		{"schedstat", "version 15\ncpu0 0 0 0 0 0 0 5 9223372036854775807 9\ncpu1 0 0 0 0 0 0 5 1 9\n", bad},
+		{"schedstat", "version 15\ncpu0 0 0 0 0 0 0 5 7 9", bad}, // cut
+		{"swap", "SwapTotal: 100 kB\nSwapFree: 40 kB\n", "60"},
+		{"swap", "SwapTotal: 0 kB\nSwapFree: 0 kB\n", "0"},
+		{"swap", "SwapTotal: 10 kB\nSwapFree: 40 kB\n", bad},
+		{"swap", "SwapTotal: 10 kB\n", bad},
+		{"addresses", "eth0 10.0.0.1/8\neth0 fe80::1/64\n", "eth0 10.0.0.1/8;eth0 fe80::1/64"},
+		{"addresses", "eth0 10.0.0.1\n", bad},
+		{"addresses", "", bad},
+		{"route4", route4Head + "eth0\t00000000\t0111A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\neth0\t0011A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n", "eth0 192.168.17.1"},
+		{"route4", route4Head + "ppp0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n", "ppp0"},
+		{"route4", route4Head + "eth0\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0\n", ""}, // a reject route
+		{"route4", route4Head + "tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n", ""}, // half of all, 0.0.0.0/1
+		{"route4", route4Head, ""},
+		{"route4", route4Head + "eth0\t0000\t0111A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n", bad},
+		{"route4", route4Head + "eth0\t00000000\t0111A8C0\t0003\n", bad},
+		{"route4", "", bad},
+		{"route6", zero6 + " 00 " + zero6 + " 00 fe800000000000000000000000000001 00000400 00000001 00000000 00450003     eth0\n", "eth0 fe80::1"},
+		{"route6", zero6 + " 00 " + zero6 + " 00 " + zero6 + " ffffffff 00000001 00000000 00200200       lo\n", ""},
+		{"route6", "fe800000000000000000000000000000 40 " + zero6 + " 00 " + zero6 + " 00000100 00000001 00000000 00000001 eth0\n", ""},
+		{"route6", "", ""},
+		{"route6", zero6 + " 00 " + zero6 + " 00 " + zero6 + " ffffffff 00000001 00000000 00200200\n", bad},
+		{"route6", zero6 + " 99 " + zero6 + " 00 " + zero6 + " ffffffff 00000001 00000000 00200200 lo\n", bad},
+		{"resolv", "# c\nsearch a b\nnameserver 10.0.0.1\nnameserver fe80::1%eth0 # c\n", "10.0.0.1;fe80::1%eth0"},
+		{"resolv", "", ""},
+		{"resolv", "nameserver example.org\n", bad},
+		{"resolv", "nameserver\n", bad},
+		{"resolv", "\xff", bad},
+		{"lsm", "capability,yama", "capability;yama"},
+		{"lsm", "capability,\n", bad},
+		{"lsm", "", bad},
+		{"flag", "1\n", "true"},
+		{"flag", "N\n", "false"},
+		{"flag", "2\n", bad},
+		{"flag", "", bad},
+		{"parameter", "quiet rauc.slot=A root=/dev/x\n", "A"},
+		{"parameter", "a=\"x rauc.slot=B\" rauc.slot=\"A\"", "A"},
+		{"parameter", "\"rauc.slot=A b\" rauc.slot=\"A b\"\n", "A b"},
+		{"parameter", "rauc.slot=A rauc.slot=B\n", bad},
+		{"parameter", "rauc.slot=\n", bad},
+		{"parameter", "rauc.slots=A rauc.slot\n", "absent"},
+		{"roothash", "ro roothash=00112233445566778899aabbccddeeff\n", "00112233445566778899aabbccddeeff"},
+		{"roothash", "ro roothash=0011\n", bad},
+		{"roothash", "ro roothash=/dev/x\n", bad},
+		{"roothash", "ro\n", "absent"},
+		{"accounts", "root:x:0:0:r:/:/bin/sh\na:x:5:5:::\n", "53840b00"},
+		{"accounts", "# c\na:secret:5:9:other::/bin/true\n\nroot:*:0:0:::\n", "53840b00"}, // the same accounts
+		{"accounts", "root:x:0:0:r:/:/bin/sh\na:x:0:5:::\n", "ce5697cc"},                  // one has become root
+		{"accounts", "root:x:0:0:r:/\n", bad},
+		{"accounts", "root:x:-1:0:r:/:/bin/sh\n", bad},
+		{"accounts", "", bad},
+		{"usbid", "1d6b\n", "1d6b"},
+		{"usbid", "1D6B\n", bad},
+		{"usbid", "1d6\n", bad},
 		{"text", "a b\n\x00", "a b"},
 		{"text", "\n", bad},
 		{"text", "\xff\n", bad},
@@ -371,6 +457,18 @@ func FuzzModules(f *testing.F)   { fuzz(f, "modules") }
 func FuzzLockdown(f *testing.F)  { fuzz(f, "lockdown") }
 func FuzzEFIBool(f *testing.F)   { fuzz(f, "efibool") }
 func FuzzOSRelease(f *testing.F) { fuzz(f, "osrelease") }
+func FuzzSchedstat(f *testing.F) { fuzz(f, "schedstat") }
+func FuzzSwap(f *testing.F)      { fuzz(f, "swap") }
+func FuzzAddresses(f *testing.F) { fuzz(f, "addresses") }
+func FuzzRoute4(f *testing.F)    { fuzz(f, "route4") }
+func FuzzRoute6(f *testing.F)    { fuzz(f, "route6") }
+func FuzzResolv(f *testing.F)    { fuzz(f, "resolv") }
+func FuzzLSM(f *testing.F)       { fuzz(f, "lsm") }
+func FuzzFlag(f *testing.F)      { fuzz(f, "flag") }
+func FuzzParameter(f *testing.F) { fuzz(f, "parameter") }
+func FuzzRootHash(f *testing.F)  { fuzz(f, "roothash") }
+func FuzzAccounts(f *testing.F)  { fuzz(f, "accounts") }
+func FuzzUSBID(f *testing.F)     { fuzz(f, "usbid") }
 func FuzzText(f *testing.F)      { fuzz(f, "text") }
 func FuzzInt(f *testing.F)       { fuzz(f, "int") }
 func FuzzPairs(f *testing.F)     { fuzz(f, "pairs") }

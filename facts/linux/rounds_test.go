@@ -142,6 +142,110 @@ func TestEnergy(t *testing.T) {
 	h.round(time.Second, map[string]string{"energy.power": "ok 500", "energy.used": "ok 1500"})
 }
 
+// TestEnergyFromPower integrates the power sensors of a device that counts no
+// energy, and tells of which time nothing is known.
+func TestEnergyFromPower(t *testing.T) {
+	const dev = "sys/class/hwmon/hwmon0"
+	x := newTree(t, map[string]string{dev + "/name": "ina226\n", dev + "/power1_input": "2000000\n"})
+	x.round(time.Second, map[string]string{"energy.power": "ok 2000", "energy.used": "ok 0", "energy.gaps": "ok 0"})
+	x.write(map[string]string{dev + "/power1_input": "4000000\n"})
+	x.round(time.Second, map[string]string{"energy.used": "ok 3000", "energy.gaps": "ok 0"})
+	x.round(2*time.Second, map[string]string{"energy.used": "ok 11000"})
+
+	// A sample that is missing leaves a gap from the one before to the one after.
+	x.write(map[string]string{dev + "/power1_input": "?\n"})
+	x.round(time.Second, map[string]string{"energy.used": "malformed", "energy.gaps": "malformed"})
+	x.round(time.Second, map[string]string{"energy.used": "malformed", "energy.gaps": "malformed"})
+	x.write(map[string]string{dev + "/power1_input": "1000000\n"})
+	x.round(time.Second, map[string]string{"energy.used": "ok 11000", "energy.gaps": "ok 3000"})
+	x.round(time.Second, map[string]string{"energy.used": "ok 12000", "energy.gaps": "ok 3000"})
+
+	// So does a round that comes late; 10 s are not yet late.
+	x.round(10*time.Second, map[string]string{"energy.used": "ok 22000", "energy.gaps": "ok 3000"})
+	x.round(11*time.Second, map[string]string{"energy.used": "ok 22000", "energy.gaps": "ok 14000"})
+
+	// A sensor that fails from the beginning leaves a gap from there.
+	y := newTree(t, map[string]string{dev + "/name": "ina226\n", dev + "/power1_input": "?\n"})
+	y.round(time.Second, map[string]string{"energy.used": "malformed"})
+	y.write(map[string]string{dev + "/power1_input": "1000000\n"})
+	y.round(3*time.Second, map[string]string{"energy.used": "ok 0", "energy.gaps": "ok 3000"})
+
+	x.remove(dev)
+	x.round(time.Minute, nil)
+	x.round(time.Minute, map[string]string{"energy.power": "absent", "energy.used": "absent", "energy.gaps": "absent"})
+}
+
+func TestSupplies(t *testing.T) {
+	const class = "sys/class/power_supply/"
+	bat := func(n string, files map[string]string) map[string]string {
+		m := map[string]string{class + n + "/type": "Battery\n"}
+		for k, v := range files {
+			m[class+n+"/"+k] = v + "\n"
+		}
+		return m
+	}
+	x := newTree(t, bat("BAT0", map[string]string{"capacity": "80", "energy_full": "45000000", "energy_full_design": "50000000", "cycle_count": "7"}))
+	x.write(bat("BAT1", map[string]string{"capacity": "90", "charge_full": "2000", "charge_full_design": "4000", "cycle_count": "9"}))
+	x.write(map[string]string{class + "AC/type": "Mains\n", class + "AC/online": "0\n"})
+	x.round(0, map[string]string{"energy.battery": "ok 800", "energy.battery_health": "ok 500", "energy.cycles": "ok 9", "energy.mains": "ok false"})
+	x.write(map[string]string{class + "usb/type": "USB\n", class + "usb/online": "2\n"})
+	x.round(0, map[string]string{"energy.mains": "ok true"})
+	x.write(map[string]string{class + "usb/online": "3\n", class + "BAT1/charge_full_design": "0\n", class + "BAT0/cycle_count": "-1\n", class + "BAT0/capacity": "101\n"})
+	x.round(0, map[string]string{"energy.battery": "malformed", "energy.battery_health": "malformed", "energy.cycles": "malformed", "energy.mains": "malformed"})
+	x.remove(class + "BAT0")
+	x.remove(class + "usb")
+	x.write(map[string]string{class + "BAT1/present": "0\n"})
+	x.round(0, map[string]string{"energy.battery": "absent", "energy.battery_health": "absent", "energy.cycles": "absent", "energy.mains": "ok false"})
+	x.write(map[string]string{class + "AC/type": "\n"})
+	x.round(0, map[string]string{"energy.battery": "malformed", "energy.mains": "malformed"})
+}
+
+func TestClock(t *testing.T) {
+	const rtc = "sys/class/rtc/rtc0/since_epoch"
+	x := newTree(t, map[string]string{".calls/clock": "1760000000000\n", "proc/uptime": "100.00 0.00\n", rtc: "1760000103\n"})
+	x.round(0, map[string]string{"time.jumps": "ok 0", "time.rtc": "ok 3"})
+	// Half a second, and a tenth of the time, may be slewing; it does not add up over rounds.
+	for _, began := range []int{1760000000550, 1760000001100, 1760000000550} {
+		x.write(map[string]string{".calls/clock": fmt.Sprintln(began)})
+		x.round(500*time.Millisecond, map[string]string{"time.jumps": "ok 0"})
+	}
+	x.write(map[string]string{".calls/clock": "1760000000000\n"})
+	x.round(499*time.Millisecond, map[string]string{"time.jumps": "ok 1"})
+	x.write(map[string]string{".calls/clock": "1790000000000\n", rtc: "0\n"})
+	x.round(time.Second, map[string]string{"time.jumps": "ok 2", "time.rtc": "ok -1790000100"})
+	x.write(map[string]string{".calls/clock": "?\n"})
+	x.round(time.Second, map[string]string{"time.jumps": "malformed", "time.rtc": "malformed"})
+	x.write(map[string]string{".calls/clock": "1790000000000\n", rtc: "-1\n"})
+	x.round(time.Second, map[string]string{"time.jumps": "ok 2", "time.rtc": "malformed"})
+}
+
+func TestModes(t *testing.T) {
+	stat := func(n ...int) string { return "cpu " + strings.Trim(fmt.Sprint(n), "[]") + " 0 0\n" }
+	x := newTree(t, map[string]string{"proc/stat": stat(10, 10, 10, 100, 50, 5, 5, 10), "proc/schedstat": "version 15\ncpu0 0 0 0 0 0 0 0 1000000 0\n"})
+	x.round(0, map[string]string{"cpu.user": "pending", "cpu.wait": "pending"})
+	x.write(map[string]string{"proc/stat": stat(20, 20, 20, 130, 70, 10, 15, 15), "proc/schedstat": "version 15\ncpu0 0 0 0 0 0 0 0 1501000000 0\n"})
+	x.round(time.Second, map[string]string{"cpu.usage": "ok 500", "cpu.user": "ok 200", "cpu.system": "ok 100", "cpu.iowait": "ok 200", "cpu.irq": "ok 150", "cpu.steal": "ok 50", "cpu.wait": "ok 1500"})
+	// iowait goes back a little: no time waited, and the idle time is less by it.
+	x.write(map[string]string{"proc/stat": stat(20, 20, 25, 140, 65, 10, 15, 15)})
+	x.round(time.Second, map[string]string{"cpu.usage": "ok 333", "cpu.system": "ok 333", "cpu.iowait": "ok 0", "cpu.wait": "ok 0"})
+	// A processor that leaves takes its times along, also where their sum has grown.
+	x.write(map[string]string{"proc/stat": stat(10, 20, 95, 140, 65, 10, 15, 15)})
+	x.round(time.Second, map[string]string{"cpu.usage": "pending", "cpu.user": "pending"})
+}
+
+func TestDevicesOfUSB(t *testing.T) {
+	const bus = "sys/bus/usb/devices/"
+	x := newTree(t, nil)
+	x.round(0, map[string]string{"integrity.devices": "absent", "network.bluetooth": "absent", "network.wireless": "absent"})
+	x.write(map[string]string{"sys/bus/pci/x": "", "sys/class/net/lo/operstate": "up\n"})
+	x.round(0, map[string]string{"integrity.devices": "ok {}", "network.bluetooth": "ok {}", "network.wireless": "ok {}"})
+	x.write(map[string]string{bus + "usb1/idVendor": "1d6b\n", bus + "1-1:1.0/x": "", bus + "1-1/idVendor": "0403\n", bus + "1-1/idProduct": "6001\n", bus + "1-2/x": ""})
+	x.write(map[string]string{"sys/class/net/wlp2s0/wireless/x": "", "sys/class/bluetooth/hci0/x": "", "sys/class/bluetooth/hci0:64/x": ""})
+	x.round(0, map[string]string{"integrity.devices": "ok {1-1 0403:6001}", "network.bluetooth": "ok {hci0}", "network.wireless": "ok {wlp2s0}"})
+	x.write(map[string]string{bus + "1-1/idProduct": "\n"})
+	x.round(0, map[string]string{"integrity.devices": "malformed"})
+}
+
 func TestSensors(t *testing.T) {
 	const a, b = "sys/class/hwmon/hwmon0", "sys/class/hwmon/hwmon1"
 	x := newTree(t, map[string]string{
@@ -359,8 +463,8 @@ func TestFIFOCostsItsDeadline(t *testing.T) {
 				t.Errorf("round %d: %s is %s: %s", round, name, r.Status, r.Reason)
 			}
 		}
-		// The boot record reads /proc/stat too, and software has four facts.
-		if want := 1 + 1 + 1 + 4 + len(bootFacts); stale != want {
+		// The boot record reads /proc/stat too, and mountinfo and software have several facts.
+		if want := len(cpuFacts) + 1 + 2 + 4 + len(bootFacts); stale != want {
 			t.Errorf("round %d: %d facts are stale, want %d", round, stale, want)
 		}
 		if want := time.Duration(len(fifos)+2) * deadline; round == 0 && took > want || round > 0 && took > deadline {

@@ -5,35 +5,8 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/miotfacts/miotfacts/facts"
 )
-
-// readSynchronised asks adjtimex(2) without changing anything.
-func readSynchronised(r *Root, o *out) {
-	var status int64
-	if r.Live() {
-		var tx unix.Timex
-		if _, err := unix.Adjtimex(&tx); err != nil {
-			o.fault(0, fault{facts.Unreadable, "adjtimex: " + err.Error()})
-			return
-		}
-		status = int64(tx.Status)
-	} else {
-		tx, f := r.call("adjtimex")
-		if f.is() {
-			o.fault(0, f)
-			return
-		}
-		var ok bool
-		if status, ok = parseInt([]byte(tx["status"])); !ok {
-			o.fault(0, malformed("adjtimex: status is not a number"))
-			return
-		}
-	}
-	o.ok(0, facts.BoolValue(status&unix.STA_UNSYNC == 0))
-}
 
 // readLastUpdate takes the newest time at which something changed what the
 // package managers write. No tree keeps such times, so a fixture tells them in

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -103,11 +104,16 @@ func readWear(r *Root, o *out) {
 	o.num(0, worst)
 }
 
-// parseRootReadonly reports whether the topmost mount on / is read-only, by its
-// own options or those of its file system.
-func parseRootReadonly(b []byte) (readonly bool, f fault) {
+// pseudo are the file systems that show the kernel's own state and store no file.
+var pseudo = []string{"autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs"}
+
+// parseMounts reports whether the topmost mount on / is read-only, by its own
+// options or those of its file system, and which mounts can be written, as
+// "/var ext4". Mount points are as the kernel escapes them.
+func parseMounts(b []byte) (readonly bool, writable []string, f fault) {
 	bad := malformed("/proc/self/mountinfo has not the form of proc(5)")
 	seen := false
+	writable = []string{}
 	for len(b) > 0 {
 		line, rest, whole := bytes.Cut(b, []byte("\n"))
 		b = rest
@@ -117,17 +123,20 @@ func parseRootReadonly(b []byte) (readonly bool, f fault) {
 			dash++
 		}
 		if !whole || dash+3 >= len(fields) {
-			return false, bad
+			return false, nil, bad
 		}
-		if string(fields[4]) != "/" {
-			continue
+		ro := hasOption(fields[5], "ro") || hasOption(fields[dash+3], "ro")
+		if kind := string(fields[dash+1]); !ro && !slices.Contains(pseudo, kind) {
+			writable = append(writable, string(fields[4])+" "+kind)
 		}
-		seen, readonly = true, hasOption(fields[5], "ro") || hasOption(fields[dash+3], "ro")
+		if string(fields[4]) == "/" {
+			seen, readonly = true, ro
+		}
 	}
 	if !seen {
-		return false, malformed("/proc/self/mountinfo has no mount on /")
+		return false, nil, malformed("/proc/self/mountinfo has no mount on /")
 	}
-	return readonly, fault{}
+	return readonly, writable, fault{}
 }
 
 func hasOption(options []byte, name string) bool {
@@ -144,14 +153,16 @@ func hasOption(options []byte, name string) bool {
 func readMounts(r *Root, o *out) {
 	b, f := r.readFile("proc/self/mountinfo")
 	var readonly bool
+	var writable []string
 	if !f.is() {
-		readonly, f = parseRootReadonly(b)
+		readonly, writable, f = parseMounts(b)
 	}
 	if f.is() {
-		o.fault(0, f)
+		o.faults(f)
 		return
 	}
 	o.ok(0, facts.BoolValue(readonly))
+	o.set(1, writable)
 }
 
 func readVerity(r *Root, o *out) {

@@ -92,7 +92,7 @@ func TestDraft(t *testing.T) {
 		{"a counter of events", "memory.oom_kills", []any{0, 0}, operating, "max=0"},
 		{"a counter that grows", "integrity.ima_count", []any{5, 6}, "", "it grows with time"},
 		{"bits", "integrity.taint", []any{1024}, operating, "equal 1024"},
-		{"bits that changed", "integrity.taint", []any{0, 1024}, "", "its bits changed between 0 and 1024"},
+		{"bits that changed", "integrity.taint", []any{0, 1024}, "", "it changed between 0 and 1024"},
 		{"a flag as it should be", "storage.root_readonly", []any{true}, operating, "equal true"},
 		{"a flag as it should not be", "storage.root_readonly", []any{false}, "", "a sound device has true here"},
 		{"a flag that changed", "storage.root_readonly", []any{true, false}, "", "a sound device has true here"},

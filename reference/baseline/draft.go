@@ -130,28 +130,30 @@ type treatment struct {
 	skip      string // why it says nothing
 	low, high bool   // which ends of a range to propose
 	exact     bool   // no margin
-	bits      bool   // not a quantity: one value only
+	bits      bool   // not a quantity: bits or a level, one value only
 	want      bool   // of a Bool: the value that a sound device has
 	extreme   bool   // suggest a fail-safe extreme as well
 }
 
 func treat(d facts.Def) treatment {
 	switch d.Name {
-	case "boot.count", "energy.used", "integrity.ima_count", "time.operating_hours", "software.last_update":
+	case "boot.count", "energy.used", "energy.gaps", "energy.cycles", "integrity.ima_count", "time.operating_hours", "software.last_update":
 		return treatment{skip: "it grows with time; what was seen says nothing about later"}
 	case "software.agent":
 		return treatment{skip: "min_agent says which agents will do"}
+	case "network.addresses", "network.default_route", "network.dns":
+		return treatment{skip: "the network that a device is put into gives it; declare by hand what your devices have of their own"}
 	case "network.peers":
 		return treatment{skip: "ports of incoming connections are chosen at random; declare the peers by hand"}
-	case "memory.oom_kills", "integrity.ima_violations":
+	case "memory.oom_kills", "integrity.ima_violations", "time.jumps":
 		return treatment{high: true, exact: true}
-	case "integrity.taint":
+	case "integrity.taint", "integrity.ptrace_scope":
 		return treatment{bits: true}
 	case "memory.available":
 		return treatment{low: true, extreme: true}
-	case "energy.battery":
+	case "energy.battery", "energy.battery_health":
 		return treatment{low: true}
-	case "energy.voltage":
+	case "energy.voltage", "time.rtc":
 		return treatment{low: true, high: true}
 	case "thermal.max", "energy.power":
 		return treatment{high: true, extreme: true}
@@ -283,11 +285,11 @@ func (d *drafter) number(def facts.Def, how treatment, t *total, r reference.Rul
 	}
 	if how.bits {
 		if low != high {
-			d.skip(def, "its bits changed between %d and %d", low, high)
+			d.skip(def, "it changed between %d and %d, and each value has a meaning of its own", low, high)
 			return
 		}
 		r.Op, r.Values = reference.Equal, []facts.Value{facts.IntValue(low)}
-		r.Why += "each bit has a meaning of its own, so no margin"
+		r.Why += "each value has a meaning of its own, so no margin"
 		d.rule(def, stage, r)
 		return
 	}
@@ -306,7 +308,7 @@ func (d *drafter) number(def facts.Def, how treatment, t *total, r reference.Rul
 	}
 	if how.high {
 		m := roundUp(high + max(abs(high)*d.opt.Margin/1000, least))
-		if def.Unit != "permille" || def.Name == "cpu.load" || m < 1000 {
+		if def.Unit != "permille" || def.Name == "cpu.load" || def.Name == "cpu.wait" || m < 1000 {
 			r.Max = &m
 		}
 	}
@@ -344,6 +346,8 @@ func floor(unit string) int64 {
 		return 50
 	case "m°C":
 		return 5000
+	case "s":
+		return 60
 	case "ms":
 		return 500
 	case "mW", "mJ":
