@@ -19,11 +19,15 @@ import (
 
 // A machine is what is measured: this one, or a fixture of one.
 type machine struct {
-	root *string
+	root  *string
+	state *string
 }
 
 func machineFlag(c *cobra.Command) *machine {
-	return &machine{root: c.Flags().String("root", "/", "root `directory` of the machine to measure")}
+	return &machine{
+		root:  c.Flags().String("root", "/", "root `directory` of the machine to measure"),
+		state: c.Flags().String("state", "", "`directory` that keeps what is counted over boots, not the agent's; without it\nboot.count and time.operating_hours are absent, and boot.total where there is no systemd"),
+	}
 }
 
 // collector returns a collector of all facts of the machine.
@@ -32,7 +36,12 @@ func (m *machine) collector(deadline time.Duration) (*facts.Collector, error) {
 	if err != nil {
 		return nil, ioFailure(err)
 	}
-	sources, err := linux.Sources(root, linux.Options{AgentVersion: version(), Services: true})
+	if *m.state != "" {
+		if info, err := os.Stat(*m.state); err != nil || !info.IsDir() {
+			return nil, fail(exitIO, "make it first, for the user who measures", "%s is no directory for the state", *m.state)
+		}
+	}
+	sources, err := linux.Sources(root, linux.Options{AgentVersion: version(), Services: true, StateDir: *m.state})
 	if err != nil {
 		return nil, ioFailure(err)
 	}
@@ -65,9 +74,12 @@ greatest number, the texts, the members. Each run is a line of its own in FILE.
 
 What is measured once a boot counts once a boot: to learn how boot times differ,
 record after each of some boots, with --append. 59 boots cover 95 % of all boots
-with 95 % confidence. App facts are not recorded.`,
+with 95 % confidence. App facts are not recorded.
+
+Without systemd, boot-complete is when --state is first used in a boot: run record
+early, from the same place of the start order as the agent.`,
 		Example: `  factsctl record --out golden.jsonl --for 10m
-  factsctl record --out golden.jsonl --append --runs 3 --for 60s
+  factsctl record --out golden.jsonl --append --runs 3 --for 60s --state /var/lib/factsctl
   factsctl record --out pi.jsonl --root testdata/devices/raspberrypi4 --for 2s`,
 		Args: cobra.NoArgs,
 	}

@@ -239,7 +239,7 @@ func TestRecording(t *testing.T) {
 	if twice, err := again.Encode(); err != nil || !bytes.Equal(twice, data) {
 		t.Errorf("encoded again as\n%s, was\n%s", twice, data)
 	}
-	want := `{"fact":"cpu.usage","unit":"permille","ok":2,"failed":1,"reason":"because","min":1,"max":3}`
+	want := `{"fact":"cpu.usage","unit":"permille","ok":2,"failed":1,"reason":"because","min":1,"max":3,"samples":[[0,3],[1,{"status":"pending","reason":"because"}],[2,1],[3,{"status":"unreadable","reason":"because"}]]}`
 	if !strings.Contains(string(data), want) {
 		t.Errorf("%s is not in\n%s", want, data)
 	}
@@ -270,7 +270,17 @@ func TestDecodeIsStrict(t *testing.T) {
 		{"values of another kind", `"max":10000`, `"max":10000,"texts":["a"]`, "another kind"},
 		{"no rounds", `"rounds":1`, `"rounds":0`, "without rounds"},
 		{"no boot", `"boot":"b"`, `"boot":""`, "without a boot id"},
-		{"unsorted", `["a","b"]`, `["b","a"]`, "not in ascending order"},
+		{"unsorted", `"texts":["a","b"]`, `"texts":["b","a"]`, "not in ascending order"},
+		{"an unsorted sample", `[[0,["a","b"]]]`, `[[0,["b","a"]]]`, "not as a recorder writes it"},
+		{"a sample of another kind", `[[0,["a","b"]]]`, `[[0,1]]`, "a sample is of kind int, want set"},
+		{"a sample after the end", `[[0,["a","b"]]]`, `[[1,["a","b"]]]`, "sample of round 1, the run has times of 1"},
+		{"samples out of order", `[[0,["a","b"]]]`, `[[0,["a","b"]],[0,[]]]`, "out of order"},
+		{"a sample without a value", `[[0,["a","b"]]]`, `[[0]]`, "not a round and a value"},
+		{"a sample with a status of its own", `[[0,["a","b"]]]`, `[[0,{"status":"fine","reason":"x"}]]`, `status "fine"`},
+		{"a sample without a reason", `[[0,["a","b"]]]`, `[[0,{"status":"absent"}]]`, "without a reason"},
+		{"times of other rounds", `"times_ms":[0]`, `"times_ms":[0,0]`, "do not go from 0"},
+		{"times without a beginning", `"times_ms":[0]`, `"times_ms":[1]`, "do not go from 0"},
+		{"samples without times", `"times_ms":[0],`, ``, "the run has times of 0"},
 		{"no line end", "]}\n", "]}", "not as a recorder writes it"},
 		{"an empty line", "]}\n", "]}\n\n", "line 3"},
 	} {
@@ -286,6 +296,81 @@ func TestDecodeIsStrict(t *testing.T) {
 	}
 	if _, err := baseline.Decode(nil); err == nil {
 		t.Error("nothing was read as a recording")
+	}
+}
+
+// TestReplay wants a run back as it was, sample for sample.
+func TestReplay(t *testing.T) {
+	vocab := vocabulary(t)
+	rounds := [][]facts.Reading{
+		{reading(t, "boot.total", facts.Pending), reading(t, "cpu.usage", facts.Pending), reading(t, "storage.verity", true), reading(t, "network.listening", []string{"a"})},
+		{reading(t, "boot.total", 9), reading(t, "cpu.usage", 5), reading(t, "storage.verity", true), reading(t, "network.listening", []string{"a", "b"})},
+		{reading(t, "boot.total", 9), reading(t, "cpu.usage", 5), reading(t, "storage.verity", false), reading(t, "network.listening", []string{})},
+		{reading(t, "boot.total", 9), reading(t, "cpu.usage", facts.Unreadable), reading(t, "storage.verity", facts.Absent), reading(t, "network.listening", []string{"a"})},
+	}
+	r := baseline.NewRecorder(vocab, "b", "2026-01-01T00:00:00Z", 1000)
+	for i, x := range rounds {
+		slices.SortFunc(x, func(a, b facts.Reading) int { return int(a.Key) - int(b.Key) })
+		r.Add(facts.Snapshot{Uptime: int64(5000 + 1001*i), Readings: x})
+	}
+	data, err := (&baseline.Recording{Runs: []baseline.Run{r.Run()}}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := baseline.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replay, err := rec.Runs[0].Replay(vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := 0
+	for s := range replay {
+		if s.Uptime != int64(1001*i) || len(s.Readings) != len(rounds[i]) {
+			t.Fatalf("round %d: uptime %d, %d readings", i, s.Uptime, len(s.Readings))
+		}
+		for j, x := range s.Readings {
+			if w := rounds[i][j]; x.Key != w.Key || x.Status != w.Status || x.Reason != w.Reason || x.Status == facts.OK && !x.Value.Equal(w.Value) {
+				t.Errorf("round %d: %+v, was %+v", i, x, w)
+			}
+		}
+		i++
+	}
+	if i != len(rounds) {
+		t.Errorf("%d rounds, want %d", i, len(rounds))
+	}
+
+	// A recording of before has no samples, and says so instead of showing nothing.
+	old, err := os.ReadFile("testdata/raspberrypi4.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err = baseline.Decode(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rec.Runs[0].Replay(vocab); !errors.Is(err, baseline.ErrNoSamples) {
+		t.Errorf("replay of an old recording: %v", err)
+	}
+}
+
+func TestWithout(t *testing.T) {
+	a, b := record(t, "a", "cpu.usage", 1), record(t, "b", "cpu.usage", 1)
+	a.Runs = append(a.Runs, record(t, "c", "cpu.usage", 1).Runs...)
+	for i, want := range []string{"c b", "a b", "a c"} {
+		got := ""
+		for _, rec := range baseline.Without([]*baseline.Recording{a, b}, i) {
+			for _, r := range rec.Runs {
+				got += " " + r.Boot
+			}
+		}
+		if got != " "+want {
+			t.Errorf("without %d: %s, want %s", i, got, want)
+		}
+	}
+	if len(a.Runs) != 2 || len(b.Runs) != 1 {
+		t.Error("the recordings were changed")
 	}
 }
 
@@ -385,6 +470,15 @@ func FuzzDecode(f *testing.F) {
 		}
 		if again, err := rec.Encode(); err != nil || !bytes.Equal(again, data) {
 			t.Fatalf("encoded again as %q, %v", again, err)
+		}
+		for i := range rec.Runs {
+			if replay, err := rec.Runs[i].Replay(vocabulary(t)); err == nil {
+				for s := range replay {
+					if len(s.Readings) != len(rec.Runs[i].Facts) {
+						t.Fatal("a round without all facts")
+					}
+				}
+			}
 		}
 		m, _, err := baseline.Draft([]*baseline.Recording{rec}, options)
 		if err != nil {

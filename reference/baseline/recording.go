@@ -20,7 +20,7 @@ import (
 
 // Limits of a recording.
 const (
-	MaxSize   = 16 << 20 // bytes; a run of 60 facts has about 6 kB
+	MaxSize   = 64 << 20 // bytes; 80 facts need 10 kB a run, and some 200 bytes a round for those that change
 	MaxRuns   = 4096
 	maxValues = 64 // distinct texts or digests of one fact in one run
 )
@@ -33,27 +33,29 @@ type Recording struct {
 
 // A Run is what was seen in one stretch of time.
 type Run struct {
-	Boot   string `json:"boot"`        // boot id: runs of one boot share what is measured once a boot
-	Began  string `json:"began"`       // RFC 3339, for people
-	Period int64  `json:"period_ms"`   // between two rounds
-	Length int64  `json:"duration_ms"` // from the first round to the last
-	Rounds uint32 `json:"rounds"`
-	Facts  []Seen `json:"facts"` // in ascending order of wire keys
+	Boot   string  `json:"boot"`        // boot id: runs of one boot share what is measured once a boot
+	Began  string  `json:"began"`       // RFC 3339, for people
+	Period int64   `json:"period_ms"`   // between two rounds
+	Length int64   `json:"duration_ms"` // from the first round to the last
+	Rounds uint32  `json:"rounds"`
+	Times  []int64 `json:"times_ms,omitempty"` // of each round since the first; none in old recordings
+	Facts  []Seen  `json:"facts"`              // in ascending order of wire keys
 }
 
 // A Seen is what one fact was in a run.
 type Seen struct {
-	Fact   string   `json:"fact"`
-	Unit   string   `json:"unit,omitempty"`
-	OK     uint32   `json:"ok"`               // rounds with a value
-	Absent uint32   `json:"absent,omitempty"` // rounds in which this machine did not have it
-	Failed uint32   `json:"failed,omitempty"` // rounds in which it was unreadable, stale or malformed
-	Reason string   `json:"reason,omitempty"` // of the last round without a value
-	Min    *int64   `json:"min,omitempty"`    // Int, in Unit
-	Max    *int64   `json:"max,omitempty"`    // Int, in Unit
-	Bools  []bool   `json:"bools,omitempty"`  // Bool: those seen, false first
-	Texts  []string `json:"texts,omitempty"`  // Text: those seen; Set: the members ever seen; Bytes: those seen, in hexadecimal
-	Varied bool     `json:"varied,omitempty"` // more values than a recording keeps
+	Fact    string   `json:"fact"`
+	Unit    string   `json:"unit,omitempty"`
+	OK      uint32   `json:"ok"`                // rounds with a value
+	Absent  uint32   `json:"absent,omitempty"`  // rounds in which this machine did not have it
+	Failed  uint32   `json:"failed,omitempty"`  // rounds in which it was unreadable, stale or malformed
+	Reason  string   `json:"reason,omitempty"`  // of the last round without a value
+	Min     *int64   `json:"min,omitempty"`     // Int, in Unit
+	Max     *int64   `json:"max,omitempty"`     // Int, in Unit
+	Bools   []bool   `json:"bools,omitempty"`   // Bool: those seen, false first
+	Texts   []string `json:"texts,omitempty"`   // Text: those seen; Set: the members ever seen; Bytes: those seen, in hexadecimal
+	Varied  bool     `json:"varied,omitempty"`  // more values than a recording keeps
+	Samples []Sample `json:"samples,omitempty"` // each value that differs from the one before, with its round
 }
 
 type header struct {
@@ -134,6 +136,9 @@ func (r *Run) check(vocab *facts.Vocabulary) error {
 	if r.Boot == "" || r.Rounds == 0 {
 		return errors.New("a run without a boot id or without rounds")
 	}
+	if n := len(r.Times); n > 0 && (uint64(n) != uint64(r.Rounds) || r.Times[0] != 0 || r.Times[n-1] != r.Length || !slices.IsSorted(r.Times)) {
+		return errors.New("the times of the rounds do not go from 0 to the length of the run")
+	}
 	last := facts.Key(0)
 	for _, s := range r.Facts {
 		d, ok := vocab.ByName(s.Fact)
@@ -144,7 +149,11 @@ func (r *Run) check(vocab *facts.Vocabulary) error {
 			return fmt.Errorf("%s is out of order", s.Fact)
 		}
 		last = d.Key
-		if err := s.check(d, r.Rounds); err != nil {
+		err := s.check(d, r.Rounds)
+		if err == nil {
+			err = s.checkSamples(d, len(r.Times))
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", s.Fact, err)
 		}
 	}
@@ -206,9 +215,10 @@ func NewRecorder(vocab *facts.Vocabulary, boot, began string, periodMS int64) *R
 // Add folds a snapshot in. Facts that are not in the vocabulary are left out.
 func (r *Recorder) Add(s facts.Snapshot) {
 	if r.run.Rounds == 0 {
-		r.begin = s.Uptime
+		r.begin, r.end = s.Uptime, s.Uptime
 	}
-	r.end = s.Uptime
+	r.end = max(r.end, s.Uptime)
+	r.run.Times = append(r.run.Times, r.end-r.begin)
 	r.run.Rounds++
 	for _, x := range s.Readings {
 		d, ok := r.vocab.ByKey(x.Key)
@@ -219,6 +229,7 @@ func (r *Recorder) Add(s facts.Snapshot) {
 			r.seen[x.Key] = &Seen{Fact: d.Name, Unit: d.Unit}
 		}
 		r.seen[x.Key].add(x, d.Kind)
+		r.seen[x.Key].sample(r.run.Rounds-1, x, d.Kind)
 	}
 }
 
