@@ -88,6 +88,7 @@ read the output, --json makes it JSON. See factsctl help exit-codes.`,
 		newReportCommand(),
 		newResumeCommand(),
 		newWatchCommand(),
+		newMaturityCommand(),
 		newManCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp},
 	)
