@@ -118,6 +118,13 @@ func (t *Trust) openManifest(data []byte, w Want, now Interval) (*Reference, err
 	return r, nil
 }
 
+// OpenLabel verifies the signature of a facts label by a key that may sign labels
+// of the model at the time now, and returns its payload, of which nothing else
+// was checked, and the key. Package label knows what a label says.
+func (t *Trust) OpenLabel(data []byte, limit int, model string, now Interval) ([]byte, cose.KeyID, error) {
+	return t.open(data, limit, cose.Label, RoleLabel, model, now)
+}
+
 // MaxCommandSize bounds a signed command in bytes.
 const MaxCommandSize = 1024
 

@@ -25,6 +25,7 @@ want dbus-daemon command -v dbus-daemon
 want socat command -v socat
 want strace command -v strace
 want chromium command -v chromium
+want zbar-tools command -v zbarimg
 
 [ -n "$missing" ] || exit 0
 

@@ -1,0 +1,220 @@
+package label
+
+import (
+	"errors"
+	"fmt"
+)
+
+// An Inspection is how the best-before-inspection date comes about: a base, and
+// what moves it. It is signed with the label, so that everyone computes the same
+// date and can see why. docs/best-before.md has a worked example.
+type Inspection struct {
+	Base       uint32      `cbor:"1,keyasint" toml:"base_days"`                   // days from the start to the inspection before anything moves it
+	Parameters []Parameter `cbor:"2,keyasint" toml:"parameter"`                   //
+	Components []Component `cbor:"3,keyasint,omitempty" toml:"component"`         // the one with the shortest life bounds the date
+	DailyUse   uint8       `cbor:"4,keyasint,omitempty" toml:"use_hours_per_day"` // 1 to 24; with components
+}
+
+// A Parameter moves the date by Days for each whole Per of its amount, by no
+// more than Limit.
+type Parameter struct {
+	Kind      Kind      `cbor:"1,keyasint" toml:"kind"`
+	Direction Direction `cbor:"2,keyasint" toml:"direction"`
+	Per       uint32    `cbor:"3,keyasint" toml:"per"`             // of the kind's unit, 1 or more
+	Days      uint32    `cbor:"4,keyasint" toml:"days"`            // the weight
+	Limit     uint32    `cbor:"5,keyasint" toml:"limit"`           // days
+	Value     *uint32   `cbor:"6,keyasint,omitempty" toml:"value"` // what the manufacturer declares; what is observed counts before it; none for update_promised
+	Reason    string    `cbor:"7,keyasint" toml:"reason"`
+}
+
+// A Component wears out.
+type Component struct {
+	Name string `cbor:"1,keyasint" toml:"name"`
+	Life uint32 `cbor:"2,keyasint" toml:"life_hours"` // of operation
+}
+
+// Direction is where a parameter moves the date.
+type Direction uint8
+
+// The directions.
+const (
+	Later   Direction = 1
+	Earlier Direction = 2
+)
+
+func directionNames() []string { return []string{"", "later", "earlier"} }
+
+// UnmarshalText reads "later" or "earlier".
+func (d *Direction) UnmarshalText(text []byte) error { return choose(d, text, directionNames()) }
+
+// A Kind is what a parameter counts.
+type Kind uint8
+
+// The kinds. Their numbers are never reused.
+const (
+	UpdatePromised Kind = 1  // days between two updates, promised
+	UpdateObserved Kind = 2  // days between two updates, as seen
+	StillSold      Kind = 3  // 1: the product is sold, 0: it is not
+	LineExists     Kind = 4  // 1: the product line goes on, 0: it does not
+	NewVariants    Kind = 5  // new product variants of the manufacturer since this one
+	AverageLife    Kind = 6  // days that products of this manufacturer live on average
+	OperatingHours Kind = 7  // hours
+	HotHours       Kind = 8  // hours above the temperature that the reason names
+	FlashWear      Kind = 9  // per mille of the life of the flash memory
+	BatteryCycles  Kind = 10 // full cycles
+	CriticalFlaws  Kind = 11 // open vulnerabilities of severity critical
+	HighFlaws      Kind = 12 // of severity high
+	MediumFlaws    Kind = 13 // of severity medium
+	LowFlaws       Kind = 14 // of severity low
+)
+
+func kindNames() []string {
+	return []string{"", "update_promised", "update_observed", "still_sold", "line_exists", "new_variants", "average_life",
+		"operating_hours", "hot_hours", "flash_wear", "battery_cycles", "flaws_critical", "flaws_high", "flaws_medium", "flaws_low"}
+}
+
+func (k Kind) String() string { return nameOf(kindNames(), int(k)) }
+
+// UnmarshalText reads the name of a kind.
+func (k *Kind) UnmarshalText(text []byte) error { return choose(k, text, kindNames()) }
+
+// direction returns the only direction in which more of k may move the date, 0
+// where the manufacturer may choose: no label may reward wear or flaws.
+func (k Kind) direction() Direction {
+	switch k {
+	case StillSold, LineExists, AverageLife:
+		return Later
+	case NewVariants:
+		return 0
+	}
+	return Earlier
+}
+
+// An Observation is what the holder of one device knows of it. Nothing of it is
+// needed: what is not known is said to be so, and moves nothing.
+type Observation struct {
+	On           Day             // the day of the observation; 0: none was made
+	Purchased    Day             // the start where the label has no day of manufacture
+	SupportEnded Day             // the day on which support has ended, if before what was promised
+	Amounts      map[Kind]uint32 // in the unit of the kind
+}
+
+// A Step is one line of the explanation.
+type Step struct {
+	What  string // kind of a parameter, or "base", "support", "component", "start"
+	Days  int64  // by how much it moves the date
+	Known bool   // false: no amount is known, it moves nothing
+	Why   string // in words, the amount and the weight included
+}
+
+// A Date is a best-before-inspection date with its explanation: Start plus the
+// days of all steps is Inspect.
+type Date struct {
+	Start, Inspect Day
+	Steps          []Step
+	Negative       []string // why the label counts as negative whatever the date is
+}
+
+// ErrNoStart says that neither the label nor the observation has a day to begin
+// with.
+var ErrNoStart = errors.New("no day of manufacture in the label and no day of purchase known")
+
+const never = int64(1) << 40 // days; far behind every date
+
+// BestBefore returns the day on which the device is to be inspected. It depends
+// on nothing but l and o. A worse amount never moves it to a later day.
+func (l *Label) BestBefore(o Observation) (Date, error) {
+	d := Date{Start: l.Made}
+	if d.Start == 0 {
+		d.Start = o.Purchased
+	}
+	if d.Start == 0 {
+		return d, fmt.Errorf("cannot compute best-before-inspection date: %w", ErrNoStart)
+	}
+	days := int64(0)
+	step := func(what string, by int64, known bool, format string, args ...any) {
+		days += by
+		d.Steps = append(d.Steps, Step{what, by, known, fmt.Sprintf(format, args...)})
+	}
+	step("base", int64(l.Inspection.Base), true, "%d days from %s", l.Inspection.Base, d.Start)
+	for _, p := range l.Inspection.Parameters {
+		amount, by, known := l.amount(p, o)
+		if !known {
+			step(p.Kind.String(), 0, false, "not known; %s", p.Reason)
+			continue
+		}
+		// Both factors are below 2^32, so the product fits.
+		move := min(int64(amount/p.Per)*int64(p.Days), int64(p.Limit))
+		if p.Direction == Earlier {
+			move = -move
+		}
+		step(p.Kind.String(), move, true, "%d (%s), %d days %s for each %d, at most %d; %s",
+			amount, by, p.Days, directionNames()[p.Direction], p.Per, p.Limit, p.Reason)
+	}
+	bound := func(what string, at int64, format string, args ...any) {
+		if days > at-int64(d.Start) {
+			step(what, at-int64(d.Start)-days, true, format, args...)
+		}
+	}
+	support := l.Updates.SupportUntil
+	if o.SupportEnded != 0 {
+		support = min(support, o.SupportEnded)
+	}
+	bound("support", int64(support), "not after support ends on %s", support)
+	name, worn := l.wornOut(d.Start, o)
+	bound("component", worn, "not after %s wears out on %s", name, Day(min(worn, 1<<30)))
+	if days < 0 {
+		step("start", -days, true, "not before the start")
+	}
+	d.Inspect = d.Start + Day(days)
+
+	if o.On != 0 && o.On > support {
+		d.Negative = append(d.Negative, fmt.Sprintf("support has ended on %s", support))
+	}
+	if n, ok := o.Amounts[UpdateObserved]; ok && n > l.Updates.Every {
+		d.Negative = append(d.Negative, fmt.Sprintf("updates come every %d days, promised were %d", n, l.Updates.Every))
+	}
+	return d, nil
+}
+
+// amount returns the amount of p and who says so.
+func (l *Label) amount(p Parameter, o Observation) (uint32, string, bool) {
+	if p.Kind == UpdatePromised {
+		return l.Updates.Every, "promised", true
+	}
+	if n, ok := o.Amounts[p.Kind]; ok {
+		return n, "observed", true
+	}
+	if p.Value != nil {
+		return *p.Value, "declared", true
+	}
+	return 0, "", false
+}
+
+// wornOut returns the component with the shortest life and the day on which it
+// ends. Without hours of operation the declared daily use counts from start.
+func (l *Label) wornOut(start Day, o Observation) (string, int64) {
+	name, end := "", never
+	for _, c := range l.Inspection.Components {
+		at := int64(start) + int64(c.Life)/int64(l.Inspection.DailyUse)
+		if hours, ok := o.Amounts[OperatingHours]; ok && o.On != 0 {
+			at = int64(o.On) + (int64(c.Life)-int64(hours))/int64(l.Inspection.DailyUse)
+		}
+		if at < end {
+			name, end = c.Name, at
+		}
+	}
+	return name, end
+}
+
+// Tasks are what to do on the day, in the words of the paper's section V-B. The
+// day is never a reason to throw the device away.
+func Tasks(lang Lang) []string {
+	return []string{
+		lang.say("Check that the firmware is up to date.", "Prüfen, ob die Firmware aktuell ist."),
+		lang.say("Restart the device and compare the boot with the manufacturer's integration values.", "Gerät neu starten und den Startvorgang mit den Integrationswerten des Herstellers vergleichen."),
+		lang.say("Ask whether the manufacturer still gives support and updates.", "Klären, ob der Hersteller noch Support und Updates leistet."),
+		lang.say("Renew the threat model.", "Bedrohungsmodell erneuern."),
+		lang.say("Run the maturity model again.", "Reifegradmodell erneut durchführen."),
+	}
+}

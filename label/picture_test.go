@@ -1,0 +1,286 @@
+package label_test
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"image"
+	"image/color"
+	"image/jpeg"
+	"image/png"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/miotfacts/miotfacts/label"
+	"github.com/miotfacts/miotfacts/reference"
+	"golang.org/x/image/draw"
+	"golang.org/x/image/math/f64"
+)
+
+// picture returns the example drawn as PNG, and the signed label in it.
+func picture(t testing.TB, f label.Format, lang label.Lang) ([]byte, image.Image, []byte) {
+	t.Helper()
+	signed := sign(t, example(t), fixed(t, "label"))
+	d, err := label.Draw(signed, f, lang)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := d.PNG()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data, img, signed
+}
+
+func scan(t testing.TB, img image.Image) []byte {
+	t.Helper()
+	text, err := label.Scan(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := label.FromText(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// photograph turns img by degrees and saves it as a JPEG of low quality.
+func photograph(t testing.TB, img image.Image, degrees float64, quality int) image.Image {
+	t.Helper()
+	b := img.Bounds()
+	side := int(math.Hypot(float64(b.Dx()), float64(b.Dy()))) + 40
+	table := image.NewRGBA(image.Rect(0, 0, side, side))
+	draw.Draw(table, table.Bounds(), image.NewUniform(color.Gray{Y: 235}), image.Point{}, draw.Src)
+	sin, cos := math.Sincos(degrees * math.Pi / 180)
+	x, y, c := float64(b.Min.X+b.Max.X)/2, float64(b.Min.Y+b.Max.Y)/2, float64(side)/2
+	draw.BiLinear.Transform(table, f64.Aff3{cos, -sin, c - cos*x + sin*y, sin, cos, c - sin*x - cos*y}, img, b, draw.Over, nil)
+	var out bytes.Buffer
+	if err := jpeg.Encode(&out, table, &jpeg.Options{Quality: quality}); err != nil {
+		t.Fatal(err)
+	}
+	photo, err := jpeg.Decode(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return photo
+}
+
+func TestScan(t *testing.T) {
+	_, large, signed := picture(t, label.A6, label.English)
+	_, small, _ := picture(t, label.Small, label.English)
+	b := large.Bounds()
+	corner := large.(*image.Gray).SubImage(image.Rect(b.Max.X*6/10, b.Max.Y*7/10, b.Max.X, b.Max.Y)) // what someone photographs
+	for name, img := range map[string]image.Image{
+		"A6":                             large,
+		"40x60":                          small,
+		"JPEG quality 40":                photograph(t, corner, 0, 40),
+		"turned by 15, JPEG quality 40":  photograph(t, corner, 15, 40),
+		"turned by 190, JPEG quality 40": photograph(t, corner, 190, 40),
+	} {
+		text, err := label.Scan(img)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got, err := label.FromText(text); err != nil || !bytes.Equal(got, signed) {
+			t.Errorf("%s: another label: %v", name, err)
+		}
+	}
+	if _, err := label.Scan(image.NewGray(image.Rect(0, 0, 300, 300))); !errors.Is(err, label.ErrNoCode) {
+		t.Errorf("an empty picture: %v", err)
+	}
+}
+
+// TestCovered finds out how much of the code may be covered by a white patch in
+// its middle, 5 % of the modules in any case.
+func TestCovered(t *testing.T) {
+	signed := sign(t, example(t), fixed(t, "label"))
+	text, err := label.Text(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := label.NewCode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for percent := 1; percent <= 20; percent++ {
+		side := int(math.Sqrt(float64(c.Size*c.Size*percent) / 100))
+		if got, err := label.Scan(codeImage(c, side)); err != nil || got != text {
+			break
+		}
+		read = percent
+	}
+	t.Logf("version %d: read with up to %d %% of its modules covered", c.Version, read)
+	if read < 5 {
+		t.Errorf("read with up to %d %% covered, want 5 %% or more", read)
+	}
+}
+
+// codeImage draws a code with 4 dots a module and a white square in its middle.
+func codeImage(c *label.Code, hole int) image.Image {
+	const dots = 4
+	img := image.NewGray(image.Rect(0, 0, (c.Size+8)*dots, (c.Size+8)*dots))
+	draw.Draw(img, img.Bounds(), image.White, image.Point{}, draw.Src)
+	for y := range c.Size {
+		for x := range c.Size {
+			low, high := (c.Size-hole)/2, (c.Size+hole)/2
+			if c.Dark(x, y) && !(x >= low && x < high && y >= low && y < high) {
+				draw.Draw(img, image.Rect((x+4)*dots, (y+4)*dots, (x+5)*dots, (y+5)*dots), image.Black, image.Point{}, draw.Src)
+			}
+		}
+	}
+	return img
+}
+
+// TestAnotherReader lets a reader of other people read what is drawn here.
+func TestAnotherReader(t *testing.T) {
+	for f, lang := range map[label.Format]label.Lang{label.A6: label.German, label.Small: label.English} {
+		data, _, signed := picture(t, f, lang)
+		file := filepath.Join(t.TempDir(), "label.png")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "zbarimg", "--nodbus", "-q", "--raw", file).Output()
+		if err != nil {
+			t.Fatalf("zbarimg: %v (Debian package zbar-tools)", err)
+		}
+		got, err := label.FromText(strings.TrimSuffix(string(out), "\n"))
+		if err != nil || !bytes.Equal(got, signed) {
+			t.Errorf("size %d: zbarimg reads %.60q: %v", f, out, err)
+		}
+	}
+}
+
+func TestDeterministic(t *testing.T) {
+	signed := sign(t, example(t), fixed(t, "label"))
+	for _, f := range []label.Format{label.A6, label.Small} {
+		var svgs, pngs [2][]byte
+		for i := range 2 {
+			d, err := label.Draw(signed, f, label.German)
+			if err != nil {
+				t.Fatal(err)
+			}
+			svgs[i] = d.SVG()
+			if pngs[i], err = d.PNG(); err != nil {
+				t.Fatal(err)
+			}
+			if err := xml.Unmarshal(svgs[i], new(struct{})); err != nil {
+				t.Errorf("SVG is not XML: %v", err)
+			}
+		}
+		if !bytes.Equal(svgs[0], svgs[1]) || !bytes.Equal(pngs[0], pngs[1]) {
+			t.Error("the same label drawn twice gives other bytes")
+		}
+		if want := []byte("pHYs\x00\x00\x2e\x23\x00\x00\x2e\x23\x01"); !bytes.Contains(pngs[0], want) {
+			t.Error("the PNG does not say that it has 300 dots an inch")
+		}
+	}
+	a, errA := label.HTML(signed, label.German)
+	b, errB := label.HTML(signed, label.German)
+	if errA != nil || errB != nil || !bytes.Equal(a, b) {
+		t.Errorf("two pages of the same label differ: %v, %v", errA, errB)
+	}
+}
+
+// TestHostileText holds that what a manufacturer writes is text in a picture and
+// nothing else.
+func TestHostileText(t *testing.T) {
+	const hostile = `<script>alert("x")</script>&`
+	signed := sign(t, example(t, func(l *label.Label) { l.Model, l.Vendor, l.Sensors[0].Name = hostile, hostile, hostile }), fixed(t, "label"))
+	html, err := label.HTML(signed, label.English)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := label.Draw(signed, label.A6, label.English)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, picture := range [][]byte{html, d.SVG()} {
+		if bytes.Contains(picture, []byte("<script")) {
+			t.Error("a text became markup")
+		}
+	}
+}
+
+func TestNoRoom(t *testing.T) {
+	many := example(t, func(l *label.Label) {
+		for range 20 {
+			l.Sensors = append(l.Sensors, l.Sensors[0])
+		}
+	})
+	if _, err := label.Draw(sign(t, many, fixed(t, "label")), label.A6, label.English); err == nil || !strings.Contains(err.Error(), "does not fit on A6") {
+		t.Errorf("a long label on A6: %v", err)
+	}
+	if _, err := label.NewCode(strings.Repeat("A", 3392)); err == nil || !strings.Contains(err.Error(), "3392 characters") {
+		t.Errorf("a text beyond the largest code: %v", err)
+	}
+	if c, err := label.NewCode(strings.Repeat("A", 3391)); err != nil || c.Version != 40 {
+		t.Errorf("the largest code: %v", err)
+	}
+	if c, err := label.NewCode(strings.Repeat("A", 1451)); err != nil || c.Version != 25 {
+		t.Errorf("what version 25 holds at level M: %v", err)
+	}
+}
+
+// TestBomb holds that a small code cannot ask for much memory.
+func TestBomb(t *testing.T) {
+	text, err := label.Text(make([]byte, 20<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := label.FromText(text); err == nil || !strings.Contains(err.Error(), "the limit is") {
+		t.Errorf("%d characters: %v", len(text), err)
+	}
+	if text, err = label.Text(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := label.FromText(text); err == nil || !strings.Contains(err.Error(), "holds more than 8192 bytes") {
+		t.Errorf("%d characters: %v", len(text), err)
+	}
+	if _, err := label.FromText("HC1:" + text[4:]); err == nil || !strings.Contains(err.Error(), "does not begin with") {
+		t.Errorf("another prefix: %v", err)
+	}
+}
+
+func BenchmarkLabel(b *testing.B) {
+	l, key := example(b), fixed(b, "label")
+	_, img, signed := picture(b, label.A6, label.English)
+	tr := trust(b)
+	text, err := label.Text(signed)
+	if err != nil {
+		b.Fatal(err)
+	}
+	code, err := label.NewCode(text)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("Sign", func(b *testing.B) {
+		for b.Loop() {
+			sign(b, l, key)
+		}
+		b.ReportMetric(float64(len(signed)), "bytes")
+		b.ReportMetric(float64(code.Version), "version")
+	})
+	b.Run("ScanAndOpen", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := label.Open(scan(b, img), tr, reference.At(now)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("PNG", func(b *testing.B) {
+		for b.Loop() {
+			picture(b, label.A6, label.English)
+		}
+	})
+}
