@@ -144,7 +144,6 @@ func TestResults(t *testing.T) {
 
 // TestVectors holds the bytes of a report: they must decode for ever.
 func TestVectors(t *testing.T) {
-	path := filepath.Join("..", "testdata", "vectors", "report", "alarm")
 	data := seal(t, example(t))
 	u, err := attest.Decode(data)
 	if err != nil {
@@ -168,31 +167,8 @@ func TestVectors(t *testing.T) {
 	}
 	diag := "/ message: key " + u.KeyID().String() + ", Ed25519 over seed SHA-256(\"miotfacts test vector key\") /\n" + outer +
 		"\n/ claims-set of the report /\n" + claims + "\n"
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path+".cbor", data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path+".diag", []byte(diag), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	golden, err := os.ReadFile(path + ".cbor")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(golden, data) {
-		t.Errorf("the encoding changed:\n got %x\nwant %x", data, golden)
-	}
-	text, err := os.ReadFile(path + ".diag")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(text) != diag {
-		t.Errorf("%s.diag does not say what the bytes are:\n%s", path, diag)
-	}
+	golden(t, "alarm.cbor", data)
+	golden(t, "alarm.diag", []byte(diag))
 }
 
 // TestRefusals changes one thing each in a good report.
@@ -255,9 +231,36 @@ func TestRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := attest.Decode(data); err == nil || !strings.Contains(err.Error(), tt.want) {
+		_, err = attest.Decode(data)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: decoding: %v, want an error with %q", tt.name, err, tt.want)
+			continue
 		}
+		claims, derr := cbor.Diagnose(payload)
+		if derr != nil {
+			t.Fatal(derr)
+		}
+		name := "refused-" + strings.ReplaceAll(tt.name, " ", "-")
+		golden(t, name+".cbor", data)
+		golden(t, name+".diag", []byte("/ refused: "+err.Error()+" /\n"+claims+"\n"))
+	}
+}
+
+// golden compares data with a file of the vectors, or writes it with -update.
+func golden(t *testing.T, name string, data []byte) {
+	t.Helper()
+	path := filepath.Join("..", "testdata", "vectors", "report", name)
+	if *update {
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(want, data) {
+		t.Errorf("%s changed:\n got %q\nwant %q", name, data, want)
 	}
 }
 
