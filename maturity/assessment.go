@@ -98,15 +98,15 @@ func decodeProblems(err error) []Problem {
 		var found []Problem
 		for _, e := range strict.Errors {
 			at, _ := e.Position()
-			key := strings.Join(e.Key(), ".")
+			key := plain(strings.Join(e.Key(), "."))
 			found = append(found, Problem{Line: at, Path: key, Message: "unknown key", Fix: "correct or delete it; docs/maturity.md has the keys"})
 		}
 		return found
 	}
-	p := Problem{Message: strings.TrimPrefix(err.Error(), "toml: "), Fix: "correct it; docs/maturity.md has the keys and their kinds"}
+	p := Problem{Message: plain(strings.TrimPrefix(err.Error(), "toml: ")), Fix: "correct it; docs/maturity.md has the keys and their kinds"}
 	if at, ok := errors.AsType[*toml.DecodeError](err); ok {
 		p.Line, _ = at.Position()
-		p.Path = strings.Join(at.Key(), ".")
+		p.Path = plain(strings.Join(at.Key(), "."))
 	}
 	return []Problem{p}
 }
@@ -289,10 +289,23 @@ func line(s string) error {
 		return fmt.Errorf("%d bytes are more than %d", len(s), maxText)
 	case !utf8.ValidString(s):
 		return errors.New("it is not UTF-8")
-	case strings.ContainsFunc(s, func(c rune) bool { return unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) }):
+	case strings.ContainsFunc(s, steers):
 		return errors.New("it has control characters")
 	}
 	return nil
+}
+
+// steers reports whether a character moves the cursor or turns text around.
+func steers(c rune) bool { return unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) }
+
+// plain makes what a library says about foreign bytes fit to be printed.
+func plain(s string) string {
+	return strings.Map(func(c rune) rune {
+		if steers(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, s)
 }
 
 func brief(names []string) string {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miotfacts/miotfacts/maturity"
@@ -108,6 +109,7 @@ func TestProblems(t *testing.T) {
 		{"key twice", head + "version = 1\n", 4, "", "", false},
 		{"unknown key", head + "levels = 3\n", 4, "levels", "unknown key", false},
 		{"unknown key in an answer", answer(id + "answr = \"yes\"\n"), 6, "answer.answr", "unknown key", false},
+		{"unknown key that moves the cursor", head + "\"\\u009b2J\" = 3\n", 4, "\ufffd2J", "unknown key", false},
 		{"unknown table", head + "[extra]\nx = 1\n", 4, "extra", "unknown key", false},
 		{"no id", answer("answer = \"open\"\n"), 4, "answer[0]", "id is missing", false},
 		{"no answer", answer(id), 4, "answer[0]", "answer is missing", false},
@@ -172,8 +174,8 @@ func TestDataProblems(t *testing.T) {
 		{"key twice", `"source"`, `"devices": 2, "source"`, `"devices" stands there twice`},
 		{"unknown observation", `"security_events"`, `"events"`, `unknown "events"`},
 		{"observation twice", `{"security_events": 3}`, `{"security_events": 30, "security_events": 3}`, `"security_events" stands there twice`},
-		{"fraction", `: 3}`, `: 3.5}`, "security_events: want an integer, not 3.5"},
-		{"null", `: 3}`, `: null}`, "security_events: want an integer, not null"},
+		{"fraction", `: 3}`, `: 3.5}`, "security_events: want an integer, not \"3.5\""},
+		{"null", `: 3}`, `: null}`, "security_events: want an integer, not \"null\""},
 		{"text", `: 3}`, `: "3"}`, "security_events: want an integer"},
 		{"negative", `: 3}`, `: -1}`, "security_events: -1 is not from 0 to 1000000"},
 		{"too large", `{"security_events": 3}`, `{"secure_boot_share": 1001}`, "secure_boot_share: 1001 is not from 0 to 1000"},
@@ -204,7 +206,7 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		a, problems := maturity.Read(text)
 		for _, p := range problems {
-			if p.Line < 0 || p.Line > strings.Count(string(text), "\n")+1 || p.Fix == "" {
+			if strings.ContainsFunc(p.Path+p.Message, unicode.IsControl) || p.Line < 0 || p.Line > strings.Count(string(text), "\n")+1 || p.Fix == "" {
 				t.Errorf("problem %+v", p)
 			}
 		}

@@ -328,7 +328,7 @@ func number(to *int64, least, most int64) func(json.RawMessage) error {
 	return func(raw json.RawMessage) error {
 		// null would leave what is there.
 		if err := json.Unmarshal(raw, to); err != nil || string(raw) == "null" {
-			return fmt.Errorf("want an integer, not %.40s", raw)
+			return fmt.Errorf("want an integer, not %.40q", raw)
 		}
 		if *to < least || *to > most {
 			return fmt.Errorf("%d is not from %d to %d", *to, least, most)
@@ -345,7 +345,7 @@ func day(to *time.Time) func(json.RawMessage) error {
 			*to, err = time.Parse(time.DateOnly, text)
 		}
 		if err != nil {
-			return fmt.Errorf("want a date such as \"2026-03-31\", not %.40s", raw)
+			return fmt.Errorf("want a date such as \"2026-03-31\", not %.40q", raw)
 		}
 		return nil
 	}

@@ -42,38 +42,47 @@ func hostileEvaluation(t *testing.T) *maturity.Evaluation {
 func TestPicture(t *testing.T) {
 	for _, l := range langs {
 		for _, e := range []*maturity.Evaluation{example(t), hostileEvaluation(t), maturity.Evaluate(&maturity.Assessment{Subject: "S"}, nil)} {
-			svg := e.SVG(l)
-			if !bytes.Equal(svg, e.SVG(l)) {
+			if !bytes.Equal(e.SVG(l), e.SVG(l)) {
 				t.Error("the picture differs from itself")
 			}
-			dec := xml.NewDecoder(bytes.NewReader(svg))
-			var texts []string
-			for {
-				token, err := dec.Token()
-				if err == io.EOF {
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				switch x := token.(type) {
-				case xml.StartElement:
-					if !slices.Contains([]string{"svg", "title", "desc", "rect", "polygon", "line", "circle", "text"}, x.Name.Local) {
-						t.Errorf("element %s", x.Name.Local)
-					}
-				case xml.CharData:
-					texts = append(texts, string(x))
-				}
+			lookAt(t, e.SVG(l), l, e)
+			lookAt(t, maturity.SVGChange(example(t), e, l), l, e, example(t))
+		}
+	}
+}
+
+// lookAt holds that a picture is well-formed, draws only, and says what it is
+// about.
+func lookAt(t *testing.T, svg []byte, l maturity.Lang, about ...*maturity.Evaluation) {
+	t.Helper()
+	dec := xml.NewDecoder(bytes.NewReader(svg))
+	var texts []string
+	for {
+		token, err := dec.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch x := token.(type) {
+		case xml.StartElement:
+			if !slices.Contains([]string{"svg", "title", "desc", "rect", "polygon", "line", "circle", "text"}, x.Name.Local) {
+				t.Errorf("element %s", x.Name.Local)
 			}
-			all := strings.Join(texts, "\n")
-			for _, c := range maturity.Columns() {
-				if words := strings.Fields(c.Name.In(l)); !strings.Contains(all, words[0]) {
-					t.Errorf("%s is not in the picture", c.ID)
-				}
-			}
-			if !strings.Contains(all, e.Assessment.Subject) || !strings.Contains(all, maturity.LevelName(e.Overall.Literal, l)) {
-				t.Errorf("the picture says not what it is about: %s", all)
-			}
+		case xml.CharData:
+			texts = append(texts, string(x))
+		}
+	}
+	all := strings.Join(texts, "\n")
+	for _, c := range maturity.Columns() {
+		if words := strings.Fields(c.Name.In(l)); !strings.Contains(all, words[0]) {
+			t.Errorf("%s is not in the picture", c.ID)
+		}
+	}
+	for _, e := range about {
+		if !strings.Contains(all, e.Assessment.Subject) || !strings.Contains(all, maturity.LevelName(e.Overall.Literal, l)) {
+			t.Errorf("the picture says not what it is about: %s", all)
 		}
 	}
 }
@@ -98,6 +107,21 @@ func TestPictureShowsLevels(t *testing.T) {
 	p = polygons(maturity.Evaluate(assess(func(maturity.Criterion) string { return maturity.No }), nil))
 	if centre := strings.TrimSpace(strings.Repeat("400.0,295.0 ", 10)); p[5] != centre || p[6] != p[4] {
 		t.Errorf("nothing met: %s, %s", p[5], p[6])
+	}
+}
+
+// Of two evaluations the earlier is dashed and the later solid, each with its
+// level by the rule.
+func TestPictureOfChange(t *testing.T) {
+	none := maturity.Evaluate(assess(func(maturity.Criterion) string { return maturity.No }), nil)
+	all := maturity.Evaluate(assess(func(maturity.Criterion) string { return maturity.Yes }), nil)
+	svg := string(maturity.SVGChange(none, all, maturity.English))
+	p := regexp.MustCompile(`<polygon points="([^"]*)" fill="([^"]*)"`).FindAllStringSubmatch(svg, -1)
+	if p[5][1] != p[0][1] || p[5][2] == "none" || p[6][1] != p[4][1] || p[6][2] != "none" {
+		t.Errorf("polygons %v", p)
+	}
+	if strings.Count(svg, ": 1 → 5</text>") != 10 {
+		t.Error("the levels do not stand beside the names")
 	}
 }
 

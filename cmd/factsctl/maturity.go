@@ -63,8 +63,8 @@ It passes lint as it is. A file that is there is not overwritten.`,
 			}
 		}
 		text := maturity.Format(a, l)
-		if read, problems := maturity.Read(text); read == nil {
-			return fail(exitUsage, problems[0].Fix, "%s: %s", problems[0].Path, problems[0].Message)
+		if read, _ := maturity.Read(text); read == nil {
+			return fail(exitUsage, "give one line of text, 1000 bytes at most", "%q cannot be the subject", subject)
 		}
 		if out != "" && out != "-" {
 			if _, err := os.Lstat(out); err == nil {
@@ -452,24 +452,30 @@ type shownStanding struct {
 }
 
 func newMaturityCompareCommand() *cobra.Command {
-	var oldData, newData string
+	var oldData, newData, out string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "compare OLD.toml NEW.toml",
 		Short: "Show what changed between two assessments",
 		Long: `Judges two assessments, of two years or of two sites, and prints the levels that
-changed and the criteria that were gained and lost.`,
-		Example: `  factsctl maturity compare clinic-2025.toml clinic-2026.toml --new-data clinic-2026.json`,
-		Args:    cobra.ExactArgs(2),
+changed and the criteria that were gained and lost. --out adds a radar picture with
+the levels of both.`,
+		Example: `  factsctl maturity compare clinic-2025.toml clinic-2026.toml --new-data clinic-2026.json
+  factsctl maturity compare clinic-2025.toml clinic-2026.toml --out two-years.svg`,
+		Args: cobra.ExactArgs(2),
 	}
 	lang := maturityLangFlag(c)
 	c.Flags().StringVar(&oldData, "old-data", "", "`file` of observations for OLD, JSON")
 	c.Flags().StringVar(&newData, "new-data", "", "`file` of observations for NEW, JSON")
+	c.Flags().StringVar(&out, "out", "", "`file` for the picture, .svg")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		l, err := maturityLang(*lang)
 		if err != nil {
 			return err
+		}
+		if out != "" && filepath.Ext(out) != ".svg" {
+			return fail(exitUsage, "let the name end in .svg", "cannot tell from %q what to write", out)
 		}
 		before, err := evaluation(c, args[0], oldData)
 		if err != nil {
@@ -481,6 +487,11 @@ changed and the criteria that were gained and lost.`,
 		}
 		if before.Assessment.Subject != after.Assessment.Subject {
 			note(c, "warning: the subjects differ: %q and %q", before.Assessment.Subject, after.Assessment.Subject)
+		}
+		if out != "" {
+			if err := write(c, out, maturity.SVGChange(before, after, l)); err != nil {
+				return err
+			}
 		}
 		if asJSON {
 			return printJSON(c.OutOrStdout(), newShownComparison(before, after, l))
