@@ -17,7 +17,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-386 cross size demo demo-clean fuzz bench docs deps clean
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-386 cross size demo demo-clean fuzz bench bench-facts docs deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +88,9 @@ fuzz: ## Fuzz each target for FUZZTIME (10s)
 
 bench: ## Run all benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-facts: ## Measure a fast round against the least that it can cost, and against other agents that are installed
+	@$(GO) build -o bin/benchfacts ./test/benchfacts && bin/benchfacts
 
 docs: ## Regenerate docs/facts.md and the manual pages
 	@mkdir -p $(DOCS)/man
