@@ -3,6 +3,7 @@ package label
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // An Inspection is how the best-before-inspection date comes about: a base, and
@@ -115,6 +116,20 @@ type Date struct {
 	Negative       []string // why the label counts as negative whatever the date is
 }
 
+// Explain writes the date down line by line.
+func (d Date) Explain() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-16s %s\n", "start", d.Start)
+	for _, s := range d.Steps {
+		fmt.Fprintf(&b, "%-16s %+5d days   %s\n", s.What, s.Days, s.Why)
+	}
+	fmt.Fprintf(&b, "%-16s %s\n", "inspect", d.Inspect)
+	for _, n := range d.Negative {
+		fmt.Fprintf(&b, "NEGATIVE: %s\n", n)
+	}
+	return b.String()
+}
+
 // ErrNoStart says that neither the label nor the observation has a day to begin
 // with.
 var ErrNoStart = errors.New("no day of manufacture in the label and no day of purchase known")
@@ -148,7 +163,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 		if p.Direction == Earlier {
 			move = -move
 		}
-		step(p.Kind.String(), move, true, "%d (%s), %d days %s for each %d, at most %d; %s",
+		step(p.Kind.String(), move, true, "%d %s: %d days %s for each %d, at most %d; %s",
 			amount, by, p.Days, directionNames()[p.Direction], p.Per, p.Limit, p.Reason)
 	}
 	bound := func(what string, at int64, format string, args ...any) {

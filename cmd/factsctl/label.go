@@ -457,14 +457,7 @@ docs/best-before.md describes it. It does not verify the label.`,
 			return printJSON(c.OutOrStdout(), s)
 		}
 		var out strings.Builder
-		fmt.Fprintf(&out, "%-16s %s\n", "start", s.Start)
-		for _, x := range s.Steps {
-			fmt.Fprintf(&out, "%-16s %+5d days   %s\n", x.What, x.Days, x.Why)
-		}
-		fmt.Fprintf(&out, "%-16s %s\n", "inspect", s.Inspect)
-		for _, n := range s.Negative {
-			fmt.Fprintf(&out, "NEGATIVE: %s\n", n)
-		}
+		out.WriteString(d.Explain())
 		fmt.Fprintln(&out)
 		for _, t := range s.Tasks {
 			fmt.Fprintf(&out, "- %s\n", t)

@@ -1,0 +1,181 @@
+package label_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/miotfacts/miotfacts/label"
+)
+
+// TestWorkedExample computes what docs/best-before.md says.
+func TestWorkedExample(t *testing.T) {
+	doc, err := os.ReadFile("../docs/best-before.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(toml)?\n(.*?)```\n").FindAllStringSubmatch(string(doc), -1)
+	if len(blocks) != 3 || blocks[0][1] != "toml" {
+		t.Fatalf("docs/best-before.md has %d blocks, want an observation and two dates", len(blocks))
+	}
+	observed, err := label.AuthorObservation([]byte(blocks[0][2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range []label.Observation{{}, observed} {
+		d, err := example(t).BestBefore(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Explain(); got != blocks[i+1][2] {
+			t.Errorf("docs/best-before.md, date %d: computed is\n%s", i+1, got)
+		}
+	}
+	for _, task := range label.Tasks(label.English) {
+		if !strings.Contains(string(doc), "\n- "+task+"\n") {
+			t.Errorf("docs/best-before.md does not name the task %q", task)
+		}
+	}
+	for k := label.UpdatePromised; k <= label.LowFlaws; k++ {
+		if !strings.Contains(string(doc), "`"+k.String()+"`") {
+			t.Errorf("docs/best-before.md does not name the kind %s", k)
+		}
+	}
+}
+
+func TestBounds(t *testing.T) {
+	n := func(kind label.Kind, amount uint32) map[label.Kind]uint32 { return map[label.Kind]uint32{kind: amount} }
+	day := func(s string) label.Day {
+		var d label.Day
+		if err := d.UnmarshalTOML([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, tt := range []struct {
+		name     string
+		change   func(*label.Label)
+		o        label.Observation
+		inspect  string
+		step     string // that must be there
+		negative string
+	}{
+		{"support ends", func(l *label.Label) { l.Updates.SupportUntil = day("2027-01-01") }, label.Observation{}, "2027-01-01", "support", ""},
+		{"support ended early", nil, label.Observation{On: day("2026-12-01"), SupportEnded: day("2026-11-30")}, "2026-11-30", "support", "support has ended on 2026-11-30"},
+		{"support goes on for longer than promised", nil, label.Observation{SupportEnded: day("2040-01-01")}, "2028-08-28", "base", ""},
+		{"a component wears out", func(l *label.Label) { l.Inspection.Components[1].Life = 1600 }, label.Observation{}, "2026-06-10", "component", ""},
+		{"it is nearly worn out", nil, label.Observation{On: day("2026-04-01"), Amounts: n(label.OperatingHours, 19984)}, "2026-04-02", "component", ""},
+		{"it is beyond its life", nil, label.Observation{On: day("2026-04-01"), Amounts: n(label.OperatingHours, 4_000_000_000)}, "2026-03-02", "start", ""},
+		{"many flaws", nil, label.Observation{Amounts: n(label.CriticalFlaws, 4_000_000_000)}, "2026-08-29", "flaws_critical", ""},
+		{"not sold any more", nil, label.Observation{Amounts: n(label.StillSold, 0)}, "2028-06-29", "still_sold", ""},
+		{"late updates", nil, label.Observation{Amounts: n(label.UpdateObserved, 61)}, "2028-08-28", "base", "updates come every 61 days, promised were 60"},
+		{"purchase", func(l *label.Label) { l.Made = 0 }, label.Observation{Purchased: day("2026-03-03")}, "2028-08-29", "base", ""},
+	} {
+		l := example(t)
+		if tt.change != nil {
+			tt.change(l)
+		}
+		d, err := l.BestBefore(tt.o)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		text := d.Explain()
+		if d.Inspect.String() != tt.inspect || !strings.Contains("\n"+text, "\n"+tt.step+" ") || strings.Join(d.Negative, ";") != tt.negative {
+			t.Errorf("%s: want %s with step %s, negative %q:\n%s", tt.name, tt.inspect, tt.step, tt.negative, text)
+		}
+	}
+	l := example(t, func(l *label.Label) { l.Made = 0 })
+	if _, err := l.BestBefore(label.Observation{}); !errors.Is(err, label.ErrNoStart) {
+		t.Errorf("without a start: %v", err)
+	}
+}
+
+// TestDateProperties holds for many labels and observations: the same input gives
+// the same date, the lines add up to it, and a worse amount never moves it later.
+func TestDateProperties(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	amount := func() uint32 { return r.Uint32() >> r.UintN(32) }
+	later := map[label.Kind]bool{label.StillSold: true, label.LineExists: true, label.AverageLife: true}
+	moved := 0
+	base := example(t)
+	for range 5_000 {
+		copied := *base
+		l, in := &copied, &copied.Inspection
+		in.Base = 1 + r.Uint32N(2000)
+		in.Parameters = nil
+		l.Updates.SupportUntil = l.Made + label.Day(r.IntN(4000))
+		o := label.Observation{Amounts: map[label.Kind]uint32{}}
+		if r.IntN(2) == 0 {
+			o.On = l.Made + label.Day(r.IntN(3000))
+		}
+		for k := label.UpdatePromised; k <= label.LowFlaws; k++ {
+			p := label.Parameter{Kind: k, Direction: label.Earlier, Per: 1 + amount()>>8, Days: 1 + r.Uint32N(300), Limit: 300 + r.Uint32N(1000), Reason: "r"}
+			if later[k] || k == label.NewVariants && r.IntN(2) == 0 {
+				p.Direction = label.Later
+			}
+			if r.IntN(2) == 0 && k != label.UpdatePromised {
+				o.Amounts[k] = amount()
+			}
+			in.Parameters = append(in.Parameters, p)
+		}
+		d, err := l.BestBefore(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := int64(d.Start)
+		for _, s := range d.Steps {
+			sum += s.Days
+			if !s.Known && s.Days != 0 {
+				t.Fatalf("what is not known moves the date:\n%s", d.Explain())
+			}
+		}
+		if sum != int64(d.Inspect) || d.Inspect < d.Start {
+			t.Fatalf("the lines give %d:\n%s", sum, d.Explain())
+		}
+		for _, p := range in.Parameters {
+			n, ok := o.Amounts[p.Kind]
+			if !ok {
+				continue
+			}
+			worse := label.Observation{On: o.On, Amounts: map[label.Kind]uint32{}}
+			for k, v := range o.Amounts {
+				worse.Amounts[k] = v
+			}
+			worse.Amounts[p.Kind] = n + r.Uint32N(^uint32(0)-n)
+			if p.Direction == label.Later {
+				worse.Amounts[p.Kind] = r.Uint32N(n + 1)
+			}
+			e, err := l.BestBefore(worse)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Inspect > d.Inspect {
+				t.Fatalf("%s from %d to %d moves the date later:\n%s%s", p.Kind, n, worse.Amounts[p.Kind], d.Explain(), e.Explain())
+			}
+			if e.Inspect < d.Inspect {
+				moved++
+			}
+		}
+	}
+	if moved < 1000 {
+		t.Errorf("only %d of the worse amounts moved a date: the test shows nothing", moved)
+	}
+}
+
+func TestObservationRefuses(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"[amounts]\nrust = 1", `"rust" is none of`},
+		{"[amounts]\nupdate_promised = 1", "stands in the label"},
+		{"[amounts]\nhot_hours = -1", "cannot"},
+		{"on = 2026-13-01", "cannot"},
+		{"of = 2026-01-01", "cannot"},
+	} {
+		if _, err := label.AuthorObservation([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: %v, want %s", tt.text, err, tt.want)
+		}
+	}
+}
