@@ -356,8 +356,8 @@ func (d *Drawing) small(s *Sheet, l *Label) error {
 		{s.Device, s.Vendor},
 		{s.Inspect, s.Date},
 		{d.lang.say("Support until", "Support bis"), d.lang.day(l.Updates.SupportUntil)},
-		{"Cloud", d.lang.places(l.Cloud)},
-		{d.lang.say("Storage", "Speicher"), d.lang.places(l.Storage)},
+		{"Cloud", d.lang.places(l.Cloud, false)},
+		{d.lang.say("Storage", "Speicher"), d.lang.places(l.Storage, false)},
 		{d.lang.say("Answers for it", "Verantwortlich"), l.Responsible.Name},
 	}
 	if s.Example != "" {

@@ -192,6 +192,18 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	return d, nil
 }
 
+// unbounded returns the days from a start that is not known yet to the
+// inspection, before any bound.
+func (l *Label) unbounded() int64 {
+	free := *l
+	free.Made, free.Updates.SupportUntil, free.Inspection.Components = 1, maxDays*4, nil
+	d, err := free.BestBefore(Observation{})
+	if err != nil {
+		return int64(l.Inspection.Base)
+	}
+	return int64(d.Inspect - d.Start)
+}
+
 // amount returns the amount of p and who says so.
 func (l *Label) amount(p Parameter, o Observation) (uint32, string, bool) {
 	if p.Kind == UpdatePromised {

@@ -356,3 +356,38 @@ func FuzzFromText(f *testing.F) {
 		}
 	})
 }
+
+// TestScanners holds that the scanners of section VI can be labelled, that lint
+// names what nobody knows of them, and that the label of the wired one shows the
+// four companies which are not its maker.
+func TestScanners(t *testing.T) {
+	for model, companies := range map[string]int{"wireless": 1, "wired": 4} {
+		data, err := os.ReadFile("../configs/label-scanner-" + model + ".toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, problems := label.Author(data)
+		if l == nil {
+			t.Fatal(problems)
+		}
+		var missing []string
+		for _, p := range problems {
+			missing = append(missing, p.Path)
+		}
+		if got := strings.Join(missing, " "); got != "sbom mud udi ce" {
+			t.Errorf("%s: lint names %q as missing", model, got)
+		}
+		others := map[string]bool{}
+		for _, p := range append(l.Cloud, l.Storage...) {
+			others[p.By] = true
+		}
+		if len(others) != companies {
+			t.Errorf("%s: data go to %v, want %d companies that are not the maker", model, others, companies)
+		}
+		for _, f := range []label.Format{label.A6, label.Small} {
+			if _, err := label.Draw(sign(t, l, fixed(t, "label")), f, label.German); err != nil {
+				t.Errorf("%s: %v", model, err)
+			}
+		}
+	}
+}

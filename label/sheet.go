@@ -42,12 +42,12 @@ func (l *Label) Sheet(lang Lang) *Sheet {
 		Validity: fmt.Sprintf(say("Edition %d, valid %s to %s", "Ausgabe %d, gültig %s bis %s"), l.Sequence, lang.day(l.From), lang.day(l.Until)),
 	}
 	if l.Example {
-		s.Example = say("EXAMPLE – no such device", "BEISPIEL – kein wirkliches Gerät")
+		s.Example = say("EXAMPLE – not issued by a maker", "BEISPIEL – von keinem Hersteller")
 	}
 	if d, err := l.BestBefore(Observation{}); err == nil {
 		s.Date = lang.day(d.Inspect)
 	} else {
-		s.Date = say("counts from purchase", "ab Kaufdatum")
+		s.Date = fmt.Sprintf(say("%d days from purchase", "%d Tage ab Kauf"), l.unbounded())
 	}
 	add := func(title, note string, rows [][]string) {
 		if len(rows) == 0 {
@@ -62,12 +62,6 @@ func (l *Label) Sheet(lang Lang) *Sheet {
 	add(say("Connectivity / network", "Verbindungen / Netz"), say("cloud or local", "Cloud oder lokal"), mapped(l.Connections, func(x Connection) []string {
 		return []string{x.Protocol, lang.reach(x.Reach)}
 	}))
-	place := func(p Place) string {
-		if p.By != "" {
-			return lang.country(p.Country) + " (" + p.By + ")"
-		}
-		return lang.country(p.Country)
-	}
 	line := func(list []string) string {
 		if len(list) == 0 {
 			return none
@@ -76,8 +70,8 @@ func (l *Label) Sheet(lang Lang) *Sheet {
 	}
 	where := [][]string{
 		{say("Gateways", "Gateways"), line(l.Gateways)},
-		{say("Cloud location", "Ort der Cloud"), line(mapped(l.Cloud, place))},
-		{say("Storage location", "Ort der Speicherung"), line(mapped(l.Storage, place))},
+		{say("Cloud location", "Ort der Cloud"), lang.places(l.Cloud, true)},
+		{say("Storage location", "Ort der Speicherung"), lang.places(l.Storage, true)},
 	}
 	add(say("Where data go", "Wohin Daten gehen"), "", where)
 	e := l.Responsible

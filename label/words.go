@@ -2,6 +2,7 @@ package label
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -214,9 +215,25 @@ func thousandth(n, by int64, point string) string {
 	return sign + strconv.FormatUint(u/uint64(by), 10) + rest
 }
 
-func (l Lang) places(list []Place) string {
+// places returns each country once, with those who keep machines there if by.
+func (l Lang) places(list []Place, by bool) string {
 	if len(list) == 0 {
 		return l.say("None", "Keine")
 	}
-	return strings.Join(mapped(list, func(p Place) string { return l.country(p.Country) }), "; ")
+	var codes []Country
+	who := map[Country][]string{}
+	for _, p := range list {
+		if !slices.Contains(codes, p.Country) {
+			codes = append(codes, p.Country)
+		}
+		if by && p.By != "" {
+			who[p.Country] = append(who[p.Country], p.By)
+		}
+	}
+	return strings.Join(mapped(codes, func(c Country) string {
+		if len(who[c]) > 0 {
+			return l.country(c) + " (" + strings.Join(who[c], ", ") + ")"
+		}
+		return l.country(c)
+	}), "; ")
 }
