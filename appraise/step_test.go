@@ -61,6 +61,13 @@ func TestStepProperties(t *testing.T) {
 				fail("stage change and report differ")
 			case next.Latched && next.Stage != reference.StagePaused:
 				fail("latched outside of a pause")
+			case next.Stage == reference.StagePaused && s.Stage != reference.StagePaused && in.Latch != appraise.LatchPaused &&
+				!(in.Reference && in.Extreme && in.Enforce == reference.Pause):
+				fail("a pause that neither the latch nor an extreme asks for")
+			case e.Restart != (s.Stage == reference.StagePaused && next.Stage != reference.StagePaused):
+				fail("the comparison begins anew after a pause, and only then")
+			case e.Alarm && in.Enforce < reference.Alarm && !(next.Stage == reference.StagePaused && s.Stage != reference.StagePaused):
+				fail("an alarm although the manifest only observes")
 			}
 			if !seen[next] {
 				seen[next] = true
