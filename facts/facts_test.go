@@ -26,6 +26,9 @@ func TestCatalogueIsAVocabulary(t *testing.T) {
 			t.Errorf("%s: kind %s with unit %q", d.Name, d.Kind, d.Unit)
 		}
 	}
+	if n := len(v.Defs()); n < 60 {
+		t.Errorf("the catalogue has %d facts, want at least 60", n)
+	}
 	for _, g := range strings.Fields("boot cpu memory energy thermal storage network service process integrity time software") {
 		if groups[g] == 0 {
 			t.Errorf("no fact in group %s", g)
