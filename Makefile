@@ -17,7 +17,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-386 cross size demo demo-clean fuzz bench bench-facts docs deps clean
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts docs deps clean dist deb repro
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ test: size test-386 ## Everything: sizes, 32 bits, and all tests with the race d
 test-quick: ## All tests but the system tests in test/, without the race detector
 	$(GO) test $$($(GO) list ./... | grep -v /test/) ./test/house
 
+test-tpm: ## All that is said of the TPM, against real swtpm: keys, quotes, power cuts, kills, leftovers
+	$(GO) test -race -count=1 -v ./attest/tpm ./test/interop | grep -v 'Data client disconnected'
+
 test-386: ## The pure packages on 32 bits (needs an x86 machine)
 	@case $$($(GO) env GOHOSTARCH) in \
 	amd64|386) set -x; GOARCH=386 CGO_ENABLED=0 $(GO) test $(PURE);; \
@@ -75,7 +78,16 @@ size: ## Print the size of factsd for each port; fail above the budget and name 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
 	@ONCE=$(ONCE) $(GO) run ./test/demo
 
-demo-clean: ## Remove what a demo left behind that was killed
+demo-dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports
+	$(GO) run ./test/packaging/dist -out bin/dist
+
+deb: ## Make the Debian packages for amd64, arm64 and armhf in bin/deb
+	$(GO) run ./test/packaging/dist -out bin/deb -kinds deb
+
+repro: ## Make all of dist twice, in two folders with a build cache each, and compare (slow)
+	@test/packaging/repro.sh
+
+clean: ## Remove what a demo left behind that was killed
 	@test/demo-clean.sh
 
 fuzz: ## Fuzz each target for FUZZTIME (10s)

@@ -25,7 +25,10 @@ want dbus-daemon command -v dbus-daemon
 want socat command -v socat
 want strace command -v strace
 want chromium command -v chromium
+want systemd command -v systemd-analyze           # reads the units
+want systemd-container command -v systemd-nspawn # boots them
 want zbar-tools command -v zbarimg
+want poppler-utils command -v pdftoppm
 
 [ -n "$missing" ] || exit 0
 

@@ -1,0 +1,52 @@
+################################################################################
+#
+# miotfacts
+#
+################################################################################
+
+MIOTFACTS_VERSION = 0.1.0
+MIOTFACTS_SITE = $(call github,miotfacts,miotfacts,v$(MIOTFACTS_VERSION))
+MIOTFACTS_LICENSE = Apache-2.0
+MIOTFACTS_LICENSE_FILES = LICENSE
+
+MIOTFACTS_GOMOD = github.com/miotfacts/miotfacts
+MIOTFACTS_BUILD_TARGETS = cmd/factsd
+MIOTFACTS_LDFLAGS = -s -w -buildid= -X main.version=$(MIOTFACTS_VERSION)
+MIOTFACTS_GO_ENV = CGO_ENABLED=0
+
+define MIOTFACTS_USERS
+	factsd -1 factsd -1 * /var/lib/miotfacts - tss miotfacts agent
+endef
+
+define MIOTFACTS_INSTALL_CONFIG
+	$(INSTALL) -D -m 0644 $(@D)/configs/factsd.toml \
+		$(TARGET_DIR)/etc/miotfacts/factsd.toml
+endef
+MIOTFACTS_POST_INSTALL_TARGET_HOOKS += MIOTFACTS_INSTALL_CONFIG
+
+define MIOTFACTS_INSTALL_INIT_SYSV
+	$(INSTALL) -D -m 0755 $(@D)/configs/busybox/factsd.init \
+		$(TARGET_DIR)/etc/init.d/S60factsd
+endef
+
+define MIOTFACTS_INSTALL_INIT_SYSTEMD
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/factsd.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-enforce.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/factsd-enforce.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/tmpfiles/miotfacts.conf \
+		$(TARGET_DIR)/usr/lib/tmpfiles.d/miotfacts.conf
+endef
+
+define MIOTFACTS_LINUX_CONFIG_FIXUPS
+	$(call KCONFIG_ENABLE_OPT,CONFIG_SECURITYFS)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_TCG_TPM)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_TCG_TIS)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_IMA)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_PSI)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_CGROUPS)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_INET_DIAG)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_WATCHDOG)
+endef
+
+$(eval $(golang-package))

@@ -1,0 +1,136 @@
+package packaging_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// exposure is the highest score of `systemd-analyze security` that a unit may
+// have, of 10. Offline, by systemd 252.
+var exposure = map[string]float64{"factsd.service": 2.3, "factsd-enforce.service": 2.7, "factsverifier.service": 1.2}
+
+// systemd itself reads the units, in a root where what they name is there.
+func TestUnitsVerify(t *testing.T) {
+	analyze := program(t, "systemd-analyze", "systemd")
+	dir := t.TempDir()
+	units := filepath.Join(dir, "units")
+	if err := os.Mkdir(units, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for unit := range exposure {
+		text := read(t, "configs/systemd/"+unit)
+		for _, program := range []string{"factsd", "factsverifier"} {
+			text = strings.ReplaceAll(text, "/usr/bin/"+program, "/bin/true") // what is there to be executed
+		}
+		if err := os.WriteFile(filepath.Join(units, unit), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify := func() (string, error) {
+		return command([]string{"SYSTEMD_UNIT_PATH=" + units + ":", "SYSTEMD_LOG_LEVEL=notice"}, analyze, "verify", "--man=no", "--recursive-errors=no",
+			filepath.Join(units, "factsd.service"), filepath.Join(units, "factsd-enforce.service"), filepath.Join(units, "factsverifier.service"))
+	}
+	out, err := verify()
+	if err != nil || strings.Contains(out, units) {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	// It has to be able to fail.
+	bad := filepath.Join(units, "factsd.service")
+	text, err := os.ReadFile(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bad, []byte(strings.Replace(string(text), "Restart=always", "Restart=alway", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := verify(); err == nil && !strings.Contains(out, "alway") {
+		t.Errorf("a wrong unit passes: %s", out)
+	}
+}
+
+func TestUnitsAreConfined(t *testing.T) {
+	analyze := program(t, "systemd-analyze", "systemd")
+	overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+	for unit, limit := range exposure {
+		out := must(t, nil, analyze, "security", "--offline=true", "--no-pager", filepath.Join(root, "configs/systemd", unit))
+		m := overall.FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("%s: no score in\n%s", unit, out)
+		}
+		score, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %.1f of 10", unit, score)
+		if score > limit {
+			t.Errorf("%s: exposure %.1f is above %.1f", unit, score, limit)
+		}
+	}
+}
+
+// What both processes of the device need, and what a stricter line would break.
+func TestUnitsSayWhatTheyMust(t *testing.T) {
+	lines := func(unit string) map[string]bool {
+		set := map[string]bool{}
+		for line := range strings.Lines(read(t, "configs/systemd/"+unit)) {
+			set[strings.TrimSpace(line)] = true
+		}
+		return set
+	}
+	for unit, want := range map[string][]string{
+		"factsd-enforce.service": {"Type=notify", "PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "Restart=always", "StartLimitIntervalSec=0",
+			"StateDirectory=miotfacts", "RuntimeDirectory=miotfacts", "Before=factsd.service multi-user.target shutdown.target",
+			"SystemCallFilter=@chown adjtimex clock_adjtime clock_adjtime64"},
+		"factsd.service": {"Type=notify", "User=factsd", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "Restart=always", "StartLimitIntervalSec=0",
+			"WatchdogSec=30", "StateDirectory=miotfacts/run miotfacts/spool", "After=factsd-enforce.service network.target",
+			"SystemCallFilter=adjtimex clock_adjtime clock_adjtime64"},
+		"factsverifier.service": {"Type=notify", "User=factsverifier", "CapabilityBoundingSet="},
+	} {
+		have := lines(unit)
+		for _, w := range want {
+			if !have[w] {
+				t.Errorf("%s does not say %s", unit, w)
+			}
+		}
+		// It makes adjtimex fail, and the clock would never count as synchronised.
+		if strings.HasPrefix(unit, "factsd") && have["ProtectClock=yes"] {
+			t.Errorf("%s says ProtectClock=yes", unit)
+		}
+	}
+}
+
+func TestScriptsParse(t *testing.T) {
+	scripts := []string{"configs/busybox/factsd.init", "configs/openrc/factsd", "configs/openrc/factsd-enforce"}
+	for _, pattern := range []string{"postinst", "prerm", "postrm"} {
+		found, err := filepath.Glob(filepath.Join(root, "configs/debian/*", pattern))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no %s: %v", pattern, err)
+		}
+		for _, f := range found {
+			rel, err := filepath.Rel(root, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			scripts = append(scripts, rel)
+		}
+	}
+	for _, s := range scripts {
+		must(t, nil, "sh", "-n", filepath.Join(root, s))
+	}
+	t.Run("shellcheck", func(t *testing.T) {
+		check := program(t, "shellcheck", "shellcheck")
+		for _, s := range scripts {
+			args := []string{"-s", "sh"}
+			if strings.Contains(s, "openrc") {
+				args = append(args, "-e", "SC2034") // openrc-run reads the variables
+			}
+			if out, err := command(nil, check, append(args, filepath.Join(root, s))...); err != nil {
+				t.Errorf("%s: %v\n%s", s, err, out)
+			}
+		}
+	})
+}
