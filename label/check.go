@@ -70,6 +70,19 @@ func (c *checker) choice(path string, i int, names []string) {
 	}
 }
 
+func (c *checker) day(path string, d Day) {
+	if d == 0 {
+		c.bad(path, "write a date: 2031-12-31", "missing")
+	}
+	c.optionalDay(path, d)
+}
+
+func (c *checker) optionalDay(path string, d Day) {
+	if d < 0 || d > maxDay {
+		c.bad(path, "write a date from 1971 to 9999", "day %d is outside 0 to %d", d, maxDay)
+	}
+}
+
 // rows checks the number of rows in a list, and calls each for every one. A list
 // that is nil was not written.
 func rows[T any](c *checker, path, row, fix string, list []T, each func(at string, row T)) {
@@ -97,8 +110,10 @@ func (l *Label) Check() []reference.Problem {
 	if l.Sequence < 1 || l.Sequence > 1<<63-1 {
 		c.bad("sequence", "write sequence = 1 and raise it with every edition", "sequence %d is outside 1 to 2^63-1", l.Sequence)
 	}
-	if l.From < 1 || l.Until < l.From {
-		c.bad("until", "write from = 2026-01-01 and until = 2028-12-31", "validity from %s until %s is empty", l.From, l.Until)
+	c.day("from", l.From)
+	c.day("until", l.Until)
+	if l.Until < l.From {
+		c.bad("until", "write an until that is not before from", "validity from %s until %s is empty", l.From, l.Until)
 	}
 	c.components(l)
 	c.data(l)
@@ -212,15 +227,13 @@ func (c *checker) lifecycle(l *Label) {
 		if u.Every < 1 || u.Every > maxDays {
 			c.bad("updates.every_days", "write the most days between two updates: every_days = 90", "%d is outside 1 to %d", u.Every, maxDays)
 		}
-		if u.SupportUntil < 1 {
-			c.bad("updates.end_of_security_support", "write end_of_security_support = 2031-12-31", "missing")
-		}
+		c.day("updates.end_of_security_support", u.SupportUntil)
+		c.optionalDay("updates.end_of_life", u.EndOfLife)
+		c.optionalDay("updates.end_of_sales", u.EndOfSales)
 		c.optional("updates.report_flaw_to", u.Contact)
 	}
 	c.inspection(l)
-	if l.Made < 0 || u.EndOfLife < 0 || u.EndOfSales < 0 {
-		c.bad("manufactured", "write a date after 1970", "a date before 1970")
-	}
+	c.optionalDay("manufactured", l.Made)
 	switch {
 	case l.SBOM == nil:
 		c.warn("sbom", "add sbom = { url = \"https://...\", sha256 = \"...\" }", "missing row: reference to the software bill of materials")

@@ -408,9 +408,17 @@ func (d *Drawing) SVG() []byte {
 	return []byte(b.String())
 }
 
-// path draws the dark modules, a run of a row at a time.
+// path draws the dark modules.
 func (c *Code) path(x0, y0, module int) string {
 	var b strings.Builder
+	c.runs(func(x, y, n int) {
+		fmt.Fprintf(&b, "M%d %dh%dv%dh-%dz", x0+x*module, y0+y*module, n*module, module, n*module)
+	})
+	return b.String()
+}
+
+// runs calls each for every run of n dark modules that begins at x, y.
+func (c *Code) runs(each func(x, y, n int)) {
 	for y := range c.Size {
 		for x := 0; x < c.Size; x++ {
 			n := 0
@@ -418,12 +426,11 @@ func (c *Code) path(x0, y0, module int) string {
 				n++
 			}
 			if n > 0 {
-				fmt.Fprintf(&b, "M%d %dh%dv%dh-%dz", x0+x*module, y0+y*module, n*module, module, n*module)
+				each(x, y, n)
 				x += n
 			}
 		}
 	}
-	return b.String()
 }
 
 func millimetres(um int) string { return fmt.Sprintf("%d.%03dmm", um/mm, um%mm) }

@@ -167,6 +167,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 			amount, by, p.Days, directionNames()[p.Direction], p.Per, p.Limit, p.Reason)
 	}
 	bound := func(what string, at int64, format string, args ...any) {
+		at = max(at, int64(d.Start))
 		if days > at-int64(d.Start) {
 			step(what, at-int64(d.Start)-days, true, format, args...)
 		}
@@ -177,7 +178,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	}
 	bound("support", int64(support), "not after support ends on %s", support)
 	name, worn := l.wornOut(d.Start, o)
-	bound("component", worn, "not after %s wears out on %s", name, Day(min(worn, 1<<30)))
+	bound("component", worn, "not after %s wears out on %s", name, Day(max(min(worn, maxDay), int64(d.Start))))
 	if days < 0 {
 		step("start", -days, true, "not before the start")
 	}
@@ -196,7 +197,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 // inspection, before any bound.
 func (l *Label) unbounded() int64 {
 	free := *l
-	free.Made, free.Updates.SupportUntil, free.Inspection.Components = 1, maxDays*4, nil
+	free.Made, free.Updates.SupportUntil, free.Inspection.Components = 1, maxDay, nil
 	d, err := free.BestBefore(Observation{})
 	if err != nil {
 		return int64(l.Inspection.Base)

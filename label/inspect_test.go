@@ -68,7 +68,7 @@ func TestBounds(t *testing.T) {
 		{"support goes on for longer than promised", nil, label.Observation{SupportEnded: day("2040-01-01")}, "2028-08-28", "base", ""},
 		{"a component wears out", func(l *label.Label) { l.Inspection.Components[1].Life = 1600 }, label.Observation{}, "2026-06-10", "component", ""},
 		{"it is nearly worn out", nil, label.Observation{On: day("2026-04-01"), Amounts: n(label.OperatingHours, 19984)}, "2026-04-02", "component", ""},
-		{"it is beyond its life", nil, label.Observation{On: day("2026-04-01"), Amounts: n(label.OperatingHours, 4_000_000_000)}, "2026-03-02", "start", ""},
+		{"it is beyond its life", nil, label.Observation{On: day("2026-04-01"), Amounts: n(label.OperatingHours, 4_000_000_000)}, "2026-03-02", "component", ""},
 		{"many flaws", nil, label.Observation{Amounts: n(label.CriticalFlaws, 4_000_000_000)}, "2026-08-29", "flaws_critical", ""},
 		{"not sold any more", nil, label.Observation{Amounts: n(label.StillSold, 0)}, "2028-06-29", "still_sold", ""},
 		{"late updates", nil, label.Observation{Amounts: n(label.UpdateObserved, 61)}, "2028-08-28", "base", "updates come every 61 days, promised were 60"},

@@ -156,7 +156,10 @@ func (d *Digest) UnmarshalText(text []byte) error {
 // A Day is a date: days since 1970-01-01 (RFC 8943). 0 is no date.
 type Day int32
 
-const secondsOfDay = 24 * 60 * 60
+const (
+	secondsOfDay = 24 * 60 * 60
+	maxDay       = 2_932_896 // 9999-12-31
+)
 
 // DayOf returns the day, in UTC, of a time in Unix seconds.
 func DayOf(unix int64) Day { return Day(unix / secondsOfDay) }

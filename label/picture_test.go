@@ -161,10 +161,61 @@ func TestAnotherReader(t *testing.T) {
 	}
 }
 
+// TestPDF lets a reader of PDF show what is drawn here: the texts are texts, the
+// code is the label's.
+func TestPDF(t *testing.T) {
+	signed := sign(t, example(t), fixed(t, "label"))
+	d, err := label.Draw(signed, label.A6, label.German)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := d.PDF()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "label.pdf")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	poppler := func(name string, args ...string) string {
+		t.Helper()
+		var out, complaints bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Stdout, cmd.Stderr = &out, &complaints
+		if err := cmd.Run(); err != nil || complaints.Len() > 0 {
+			t.Fatalf("%s: %v (Debian package poppler-utils)\n%s", name, err, &complaints)
+		}
+		return out.String()
+	}
+	text := poppler("pdftotext", "-layout", file, "-")
+	for _, want := range []string{"IoT-Komponentenangaben", "Niederlande, EU", "Gerät selbst", "≤ 2,5 W", "28.08.2028"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the PDF does not say %q", want)
+		}
+	}
+	poppler("pdftoppm", "-r", "300", "-gray", "-png", "-singlefile", file, filepath.Join(dir, "page"))
+	page, err := os.Open(filepath.Join(dir, "page.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Close()
+	img, err := png.Decode(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := img.Bounds(); b.Dx() < 1240 || b.Dx() > 1241 || b.Dy() < 1748 || b.Dy() > 1749 {
+		t.Errorf("the page has %v dots at 300 an inch, A6 has 1240 x 1748", b)
+	}
+	if !bytes.Equal(scan(t, img), signed) {
+		t.Error("the code of the PDF is of another label")
+	}
+}
+
 func TestDeterministic(t *testing.T) {
 	signed := sign(t, example(t), fixed(t, "label"))
 	for _, f := range []label.Format{label.A6, label.Small} {
-		var svgs, pngs [2][]byte
+		var svgs, pngs, pdfs [2][]byte
 		for i := range 2 {
 			d, err := label.Draw(signed, f, label.German)
 			if err != nil {
@@ -177,8 +228,11 @@ func TestDeterministic(t *testing.T) {
 			if err := xml.Unmarshal(svgs[i], new(struct{})); err != nil {
 				t.Errorf("SVG is not XML: %v", err)
 			}
+			if pdfs[i], err = d.PDF(); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if !bytes.Equal(svgs[0], svgs[1]) || !bytes.Equal(pngs[0], pngs[1]) {
+		if !bytes.Equal(svgs[0], svgs[1]) || !bytes.Equal(pngs[0], pngs[1]) || !bytes.Equal(pdfs[0], pdfs[1]) {
 			t.Error("the same label drawn twice gives other bytes")
 		}
 		if want := []byte("pHYs\x00\x00\x2e\x23\x00\x00\x2e\x23\x01"); !bytes.Contains(pngs[0], want) {

@@ -7,6 +7,7 @@ import (
 	_ "image/jpeg" // registers the decoder for scan
 	_ "image/png"  // registers the decoder for scan
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -259,19 +260,19 @@ func readLabel(c *cobra.Command, name string) ([]byte, *label.Label, cose.KeyID,
 func newLabelRenderCommand() *cobra.Command {
 	var out, size string
 	c := &cobra.Command{
-		Use:   "render FILE --out FILE.svg|png|html",
+		Use:   "render FILE --out FILE.svg|png|pdf|html",
 		Short: "Draw a signed label for people",
 		Long: `Draws a signed label in the look of a nutrition label, with the QR code that holds
-it whole: as SVG or PNG (300 dots an inch) for print on A6 or 40 x 60 mm, as HTML
-for a page. The same label always gives the same bytes. It does not verify the
+it whole: as PDF, SVG or PNG (300 dots an inch) for print on A6 or 40 x 60 mm, as
+HTML for a page. The same label always gives the same bytes. It does not verify the
 label.`,
 		Example: `  factsctl label render wearable-1.label --out wearable-1.png
   factsctl label render wearable-1.label --out wearable-1.svg --size 40x60 --lang de`,
 		Args: cobra.ExactArgs(1),
 	}
 	language := labelLangFlag(c)
-	c.Flags().StringVar(&out, "out", "", "`file` to write; its name ends with .svg, .png or .html")
-	c.Flags().StringVar(&size, "size", "a6", "`size` of SVG and PNG: a6 or 40x60 (millimetres)")
+	c.Flags().StringVar(&out, "out", "", "`file` to write; its name ends with .svg, .png, .pdf or .html")
+	c.Flags().StringVar(&size, "size", "a6", "`size` of PDF, SVG and PNG: a6 or 40x60 (millimetres)")
 	required(c, "out")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		lang, err := parseLabelLang(*language)
@@ -283,8 +284,8 @@ label.`,
 			return fail(exitUsage, "give --size a6 or --size 40x60", "%w", err)
 		}
 		kind := filepath.Ext(out)
-		if kind != ".svg" && kind != ".png" && kind != ".html" {
-			return fail(exitUsage, "name a file that ends with .svg, .png or .html", "cannot draw %s", out)
+		if !slices.Contains([]string{".svg", ".png", ".pdf", ".html"}, kind) {
+			return fail(exitUsage, "name a file that ends with .svg, .png, .pdf or .html", "cannot draw %s", out)
 		}
 		data, _, _, err := readLabel(c, args[0])
 		if err != nil {
@@ -295,10 +296,15 @@ label.`,
 			picture, err = label.HTML(data, lang)
 		} else {
 			var d *label.Drawing
-			if d, err = label.Draw(data, format, lang); err == nil && kind == ".svg" {
+			d, err = label.Draw(data, format, lang)
+			switch {
+			case err != nil:
+			case kind == ".svg":
 				picture = d.SVG()
-			} else if err == nil {
+			case kind == ".png":
 				picture, err = d.PNG()
+			default:
+				picture, err = d.PDF()
 			}
 		}
 		if err != nil {
