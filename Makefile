@@ -78,16 +78,7 @@ size: ## Print the size of factsd for each port; fail above the budget and name 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
 	@ONCE=$(ONCE) $(GO) run ./test/demo
 
-demo-dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports
-	$(GO) run ./test/packaging/dist -out bin/dist
-
-deb: ## Make the Debian packages for amd64, arm64 and armhf in bin/deb
-	$(GO) run ./test/packaging/dist -out bin/deb -kinds deb
-
-repro: ## Make all of dist twice, in two folders with a build cache each, and compare (slow)
-	@test/packaging/repro.sh
-
-clean: ## Remove what a demo left behind that was killed
+demo-clean: ## Remove what a demo left behind that was killed
 	@test/demo-clean.sh
 
 fuzz: ## Fuzz each target for FUZZTIME (10s)
@@ -112,6 +103,15 @@ docs: ## Regenerate docs/facts.md and the manual pages
 
 deps: ## Install the tools that the tests use (Debian, as root); else say what to install
 	@test/deps.sh
+
+dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports
+	$(GO) run ./test/packaging/dist -out bin/dist
+
+deb: ## Make the Debian packages for amd64, arm64 and armhf in bin/deb
+	$(GO) run ./test/packaging/dist -out bin/deb -kinds deb
+
+repro: ## Make all of dist twice, in two folders with a build cache each, and compare (slow)
+	@test/packaging/repro.sh
 
 clean: ## Remove bin/
 	rm -rf bin

@@ -107,6 +107,9 @@ func (t *TPM) provision() (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := t.sweep(ek.name, t.ak.name, t.device.name); err != nil {
+		return nil, err
+	}
 	id := &Identity{EKPublic: ek.public, EKCert: cert, AKPublic: t.ak.public, DevicePublic: t.device.public, Certify: certify}
 	// A TPM that does not keep to its specification is found out here, not by
 	// the verifier.

@@ -23,9 +23,11 @@
 package tpm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -208,21 +210,55 @@ func lost(err error) bool {
 	return errors.Is(err, errOtherKey)
 }
 
+// sweep flushes copies of our keys that a killed process left behind in a TPM
+// without a resource manager. Objects of others stay. Another process of ours
+// that loses a key by it makes it anew.
+func (t *TPM) sweep(names ...tpm2.TPM2BName) error {
+	loaded, err := t.handles(tpm2.TPMHTTransient)
+	if err != nil {
+		return err
+	}
+	for _, h := range loaded {
+		if h == t.ak.handle || h == t.device.handle {
+			continue
+		}
+		rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.link)
+		if err != nil {
+			continue // gone meanwhile, or not ours to read
+		}
+		if slices.ContainsFunc(names, func(n tpm2.TPM2BName) bool { return bytes.Equal(n.Buffer, rsp.Name.Buffer) }) {
+			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil && !lost(err) {
+				return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
+			}
+		}
+	}
+	return nil
+}
+
+// handles lists what is loaded of a class.
+func (t *TPM) handles(class tpm2.TPMHT) ([]tpm2.TPMHandle, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(class) << 24, PropertyCount: 64}.Execute(t.link)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list loaded objects: %w", err)
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list loaded objects: %w", err)
+	}
+	return list.Handle, nil
+}
+
 // evict makes room in a TPM without a resource manager, where a killed process
 // leaves its objects and sessions behind. Behind /dev/tpmrm0 it sees only what is
 // ours. A process that loses a key by it makes it anew.
 func (t *TPM) evict() error {
 	t.ak.handle, t.device.handle = 0, 0
 	for _, class := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTLoadedSession} {
-		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(class) << 24, PropertyCount: 64}.Execute(t.link)
+		loaded, err := t.handles(class)
 		if err != nil {
-			return fmt.Errorf("cannot list loaded objects: %w", err)
+			return err
 		}
-		list, err := rsp.CapabilityData.Data.Handles()
-		if err != nil {
-			return fmt.Errorf("cannot list loaded objects: %w", err)
-		}
-		for _, h := range list.Handle {
+		for _, h := range loaded {
 			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil {
 				return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
 			}
