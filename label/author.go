@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/pelletier/go-toml/v2"
@@ -148,6 +149,7 @@ func lineIndex(data []byte) index {
 // (docs/best-before.md).
 func AuthorObservation(data []byte) (Observation, error) {
 	var in struct {
+		Device       string            `toml:"device"`
 		On           Day               `toml:"on"`
 		Purchased    Day               `toml:"purchased"`
 		SupportEnded Day               `toml:"support_ended"`
@@ -156,7 +158,10 @@ func AuthorObservation(data []byte) (Observation, error) {
 	if err := decode(data, &in); err != nil {
 		return Observation{}, fmt.Errorf("cannot read observation: %w", err)
 	}
-	o := Observation{On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Amounts: map[Kind]uint32{}}
+	if strings.ContainsFunc(in.Device, func(r rune) bool { return !unicode.IsPrint(r) }) || len(in.Device) > MaxText {
+		return Observation{}, fmt.Errorf("cannot read observation: device: %.40q is not plain text of at most %d bytes", in.Device, MaxText)
+	}
+	o := Observation{Device: in.Device, On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Amounts: map[Kind]uint32{}}
 	for name, n := range in.Amounts {
 		var k Kind
 		switch err := k.UnmarshalText([]byte(name)); {

@@ -94,6 +94,7 @@ func (k Kind) direction() Direction {
 // An Observation is what the holder of one device knows of it. Nothing of it is
 // needed: what is not known is said to be so, and moves nothing.
 type Observation struct {
+	Device       string          // its name for people; no patient's
 	On           Day             // the day of the observation; 0: none was made
 	Purchased    Day             // the start where the label has no day of manufacture
 	SupportEnded Day             // the day on which support has ended, if before what was promised

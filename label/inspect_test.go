@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/miotfacts/miotfacts/label"
 )
@@ -176,6 +177,50 @@ func TestObservationRefuses(t *testing.T) {
 	} {
 		if _, err := label.AuthorObservation([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: %v, want %s", tt.text, err, tt.want)
+		}
+	}
+}
+
+func TestCalendar(t *testing.T) {
+	l := example(t, func(l *label.Label) {
+		l.Inspection.Parameters[0].Reason = `über 60 °C; a, b \ ` + strings.Repeat("ä", 60)
+	})
+	d, err := l.BestBefore(label.Observation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := string(l.Calendar(d, "Ward, 7", l.From, label.German))
+	if data != string(l.Calendar(d, "Ward, 7", l.From, label.German)) {
+		t.Error("the same date gives other bytes")
+	}
+	if strings.Contains(strings.ReplaceAll(data, "\r\n", ""), "\n") || !strings.HasSuffix(data, "END:VCALENDAR\r\n") {
+		t.Error("a line does not end with CRLF")
+	}
+	for line := range strings.SplitSeq(data, "\r\n") {
+		if len(line) > 75 || !utf8.ValidString(line) {
+			t.Errorf("%q has %d bytes, or is cut within a character", line, len(line))
+		}
+	}
+	unfolded := strings.ReplaceAll(data, "\r\n ", "")
+	for _, want := range []string{
+		"DTSTART;VALUE=DATE:20280828\r\n", "DTSTAMP:20260101T000000Z\r\n", `SUMMARY:Prüfen: Example Medical wearable-1 Ward\, 7` + "\r\n",
+		`über 60 °C\; a\, b \\ ` + strings.Repeat("ä", 60) + `\nstill_sold +60: `,
+	} {
+		if !strings.Contains(unfolded, want) {
+			t.Errorf("no %q in\n%s", want, unfolded)
+		}
+	}
+	if n := strings.Count(data, "BEGIN:VTODO\r\n"); n != len(label.Tasks(label.German)) {
+		t.Errorf("%d tasks", n)
+	}
+	uid := regexp.MustCompile(`UID:(\S+)`)
+	seen := map[string]bool{}
+	for _, device := range []string{"Ward, 7", "Ward, 8"} {
+		for _, m := range uid.FindAllString(string(l.Calendar(d, device, l.From, label.English)), -1) {
+			if seen[m] {
+				t.Errorf("%s stands there twice", m)
+			}
+			seen[m] = true
 		}
 	}
 }

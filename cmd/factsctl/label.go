@@ -416,20 +416,22 @@ type shownStep struct {
 }
 
 func newLabelDateCommand() *cobra.Command {
-	var file string
+	var file, ics string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "date FILE",
 		Short: "Compute the best-before-inspection date, line by line",
 		Long: `Computes the day on which a device with this label is to be inspected, and says for
 each line why. --observed names a TOML file with what is known of the one device;
-docs/best-before.md describes it. It does not verify the label.`,
+docs/best-before.md describes it. --ics writes the day and its tasks for a
+calendar. It does not verify the label.`,
 		Example: `  factsctl label date wearable-1.label
-  factsctl label date wearable-1.label --observed bed-7.toml`,
+  factsctl label date wearable-1.label --observed bed-7.toml --ics bed-7.ics`,
 		Args: cobra.ExactArgs(1),
 	}
 	language := labelLangFlag(c)
 	c.Flags().StringVar(&file, "observed", "", "TOML `file` with what is known of the device")
+	c.Flags().StringVar(&ics, "ics", "", "iCalendar `file` to write")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		lang, err := parseLabelLang(*language)
@@ -454,6 +456,15 @@ docs/best-before.md describes it. It does not verify the label.`,
 		d, err := l.BestBefore(o)
 		if err != nil {
 			return fail(exitRefused, "write purchased = 2026-05-04 in the file of --observed", "%s: %w", args[0], err)
+		}
+		if ics != "" {
+			stamp := o.On
+			if stamp == 0 {
+				stamp = l.From
+			}
+			if err := write(c, ics, l.Calendar(d, o.Device, stamp, lang)); err != nil {
+				return err
+			}
 		}
 		s := shownDate{Start: d.Start.String(), Inspect: d.Inspect.String(), Negative: append([]string{}, d.Negative...), Tasks: label.Tasks(lang)}
 		for _, x := range d.Steps {
