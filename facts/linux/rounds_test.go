@@ -205,7 +205,7 @@ func TestClock(t *testing.T) {
 	x := newTree(t, map[string]string{".calls/clock": "1760000000000\n", "proc/uptime": "100.00 0.00\n", rtc: "1760000103\n"})
 	x.round(0, map[string]string{"time.jumps": "ok 0", "time.rtc": "ok 3"})
 	// Half a second, and a tenth of the time, may be slewing; it does not add up over rounds.
-	for _, began := range []int{1760000000550, 1760000001100, 1760000000550} {
+	for _, began := range []int64{1760000000550, 1760000001100, 1760000000550} {
 		x.write(map[string]string{".calls/clock": fmt.Sprintln(began)})
 		x.round(500*time.Millisecond, map[string]string{"time.jumps": "ok 0"})
 	}

@@ -301,8 +301,8 @@ func newRounds(kind string) (*rounds, error) {
 	}
 	if kind == kindFacts {
 		all, ok := 0, 0
+		c.Collect(now)
 		snapshot := c.Collect(now)
-		snapshot = c.Collect(now)
 		for _, d := range facts.Catalogue() {
 			if d.Cadence != facts.Fast {
 				continue
