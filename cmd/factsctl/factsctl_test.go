@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/cmd/manual"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/spf13/cobra"
@@ -16,7 +17,7 @@ import (
 // TestHelp holds what the help of each command must have: a long text, an
 // example that calls it, and no line wider than a terminal.
 func TestHelp(t *testing.T) {
-	for _, c := range commands(newRootCommand()) {
+	for _, c := range manual.Commands(newRootCommand()) {
 		if c.Short == "" || c.Long == "" {
 			t.Errorf("%s has no help", c.CommandPath())
 		}
