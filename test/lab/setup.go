@@ -17,7 +17,7 @@ import (
 const (
 	Vendor = "Example Medical"
 	Model  = "simulated infusion monitor" // every page shows it
-	Prefix = "miotfacts" // of all topics
+	Prefix = "miotfacts"                  // of all topics
 )
 
 // New makes a lab in a temporary directory. Clean takes everything away again.
