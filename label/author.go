@@ -158,6 +158,9 @@ func AuthorObservation(data []byte) (Observation, error) {
 	if err := decode(data, &in); err != nil {
 		return Observation{}, fmt.Errorf("cannot read observation: %w", err)
 	}
+	if in.On < 0 || in.Purchased < 0 || in.SupportEnded < 0 {
+		return Observation{}, errors.New("cannot read observation: on, purchased or support_ended is no date such as 2026-01-31, without quotes")
+	}
 	if strings.ContainsFunc(in.Device, func(r rune) bool { return !unicode.IsPrint(r) }) || len(in.Device) > MaxText {
 		return Observation{}, fmt.Errorf("cannot read observation: device: %.40q is not plain text of at most %d bytes", in.Device, MaxText)
 	}

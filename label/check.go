@@ -78,7 +78,10 @@ func (c *checker) day(path string, d Day) {
 }
 
 func (c *checker) optionalDay(path string, d Day) {
-	if d < 0 || d > maxDay {
+	switch {
+	case d == noDay:
+		c.bad(path, "write a date from 1971 on without quotes: 2031-12-31", "it is no date")
+	case d < 0 || d > maxDay:
 		c.bad(path, "write a date from 1971 to 9999", "day %d is outside 0 to %d", d, maxDay)
 	}
 }
@@ -112,7 +115,7 @@ func (l *Label) Check() []reference.Problem {
 	}
 	c.day("from", l.From)
 	c.day("until", l.Until)
-	if l.Until < l.From {
+	if l.Until < l.From && l.Until != noDay {
 		c.bad("until", "write an until that is not before from", "validity from %s until %s is empty", l.From, l.Until)
 	}
 	c.components(l)

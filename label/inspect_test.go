@@ -173,6 +173,9 @@ func TestObservationRefuses(t *testing.T) {
 		{"[amounts]\nupdate_promised = 1", "stands in the label"},
 		{"[amounts]\nhot_hours = -1", "cannot"},
 		{"on = 2026-13-01", "cannot"},
+		{"on = \"soon\"", "is no date"},
+		{"purchased = 1969-01-01", "is no date"},
+		{`device = "a\nb"`, "is not plain text"},
 		{"of = 2026-01-01", "cannot"},
 	} {
 		if _, err := label.AuthorObservation([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {

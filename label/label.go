@@ -174,13 +174,17 @@ func (d Day) date() (year, month, day int) {
 	return t.Year(), int(t.Month()), t.Day()
 }
 
-// UnmarshalTOML reads the date 2026-01-31, which stands without quotes.
+// noDay is what was written where a date should be and is none. Check knows where
+// that was, the decoder does not.
+const noDay Day = -1
+
+// UnmarshalTOML reads the date 2026-01-31, which stands without quotes. What is no
+// date becomes a day that Check refuses.
 func (d *Day) UnmarshalTOML(text []byte) error {
-	t, err := time.Parse(time.DateOnly, string(text))
-	if err != nil || t.Year() < 1971 || t.Year() > 9999 {
-		return fmt.Errorf("%.40q is no date such as 2026-01-31", text)
+	*d = noDay
+	if t, err := time.Parse(time.DateOnly, string(text)); err == nil && t.Year() > 1970 {
+		*d = DayOf(t.Unix())
 	}
-	*d = DayOf(t.Unix())
 	return nil
 }
 

@@ -66,7 +66,7 @@ func (d *Drawing) PDF() ([]byte, error) {
 
 // points writes micrometres in points.
 func points(um int) string {
-	n := um * 72 * 1000 / inch
+	n := int64(um) * 72 * 1000 / inch
 	return fmt.Sprintf("%d.%03d", n/1000, n%1000)
 }
 
