@@ -63,7 +63,7 @@ func run() (err error) {
 	var names, kinds string
 	flag.StringVar(&r.root, "root", ".", "`DIR` of the repository")
 	flag.StringVar(&r.out, "out", "bin/dist", "`DIR` to write to; what is in it is replaced")
-	flag.StringVar(&names, "ports", "all", "`PORTS` to build for, separated by commas")
+	flag.StringVar(&names, "ports", "all", "`PORTS` to build for, separated by commas or spaces")
 	flag.StringVar(&kinds, "kinds", "archive,source,deb", "`KINDS` of files to make: archive, source, deb")
 	flag.Parse()
 	if r.version, err = versionOf(r.root); err != nil {
@@ -72,9 +72,10 @@ func run() (err error) {
 	if r.time, err = timeOf(r.root); err != nil {
 		return err
 	}
+	listed := strings.FieldsFunc(names, func(r rune) bool { return r == ',' || r == ' ' })
 	var chosen []port
 	for _, p := range ports() {
-		if names == "all" || slices.Contains(strings.Split(names, ","), p.name) {
+		if names == "all" || slices.Contains(listed, p.name) {
 			chosen = append(chosen, p)
 		}
 	}
