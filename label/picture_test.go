@@ -101,7 +101,7 @@ func TestScan(t *testing.T) {
 }
 
 // TestCovered finds out how much of the code may be covered by a white patch in
-// its middle, 5 % of the modules in any case.
+// its middle: 10 % of the modules in any case.
 func TestCovered(t *testing.T) {
 	signed := sign(t, example(t), fixed(t, "label"))
 	text, err := label.Text(signed)
@@ -121,8 +121,8 @@ func TestCovered(t *testing.T) {
 		read = percent
 	}
 	t.Logf("version %d: read with up to %d %% of its modules covered", c.Version, read)
-	if read < 5 {
-		t.Errorf("read with up to %d %% covered, want 5 %% or more", read)
+	if read < 10 {
+		t.Errorf("read with up to %d %% covered, want 10 %% or more", read)
 	}
 }
 
@@ -158,6 +158,29 @@ func TestAnotherReader(t *testing.T) {
 		if err != nil || !bytes.Equal(got, signed) {
 			t.Errorf("size %d: zbarimg reads %.60q: %v", f, out, err)
 		}
+	}
+}
+
+// TestPictureOfDocs holds that docs/label.md shows the label as it is drawn.
+// Another compressor in the standard library changes the code in it; go test
+// ./label -update draws it anew.
+func TestPictureOfDocs(t *testing.T) {
+	d, err := label.Draw(sign(t, example(t), fixed(t, "label")), label.A6, label.English)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "../docs/label-example.svg"
+	if *update {
+		if err := os.WriteFile(path, d.SVG(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(golden, d.SVG()) {
+		t.Error("docs/label-example.svg is not what is drawn")
 	}
 }
 
