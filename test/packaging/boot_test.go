@@ -18,7 +18,7 @@ expect() { # WHAT COMMAND...: waits up to 20 s until the command succeeds
 	what=$1; shift; i=0
 	until "$@" >/dev/null 2>&1; do
 		i=$((i + 1))
-		[ $i -lt 100 ] || { echo "not ok $what"; journalctl --no-pager -u factsd -u factsd-enforce | tail -30; return; }
+		[ $i -lt 100 ] || { echo "not ok $what"; journalctl --no-pager -u factsd -u factsd-enforce -u factsverifier | tail -30; return; }
 		sleep 0.2
 	done
 	echo "ok $what"
@@ -49,6 +49,16 @@ never "nothing runs after the removal" systemctl -q is-active factsd-enforce fac
 expect "the state stays" test -s /var/lib/miotfacts/enforce/latch.a
 dpkg -P factsd >/dev/null
 never "no state stays after the purge" test -e /var/lib/miotfacts
+
+dpkg -i --force-depends /packages/factsverifier_*.deb >/dev/null
+runuser -u factsverifier -- factsverifier init /var/lib/factsverifier --host localhost >/dev/null
+sed -i 's/^manifests = .*/without = true/; /^key_lists/d; /^manufacturer_roots/d' /var/lib/factsverifier/factsverifier.toml
+systemctl -q enable --now factsverifier
+expect "the verifier runs" systemctl -q is-active factsverifier
+expect "an operator may ask it" runuser -u factsverifier -- factsverifier devices --config /var/lib/factsverifier/factsverifier.toml
+never "strangers may not" setpriv --reuid=65534 --regid=65534 --clear-groups factsverifier devices --config /var/lib/factsverifier/factsverifier.toml
+dpkg -P factsverifier >/dev/null
+never "nothing of it stays" test -e /var/lib/factsverifier
 echo done
 `
 
@@ -99,13 +109,18 @@ func testBoot(t *testing.T, dist string) {
 			t.Fatal(err)
 		}
 	}
-	deb, err := filepath.Glob(filepath.Join(dist, "factsd_*_amd64.deb"))
-	if err != nil || len(deb) != 1 {
-		t.Fatalf("packages: %q, %v", deb, err)
-	}
-	data, err := os.ReadFile(deb[0])
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"factsd", "factsverifier"} {
+		deb, err := filepath.Glob(filepath.Join(dist, name+"_*_amd64.deb"))
+		if err != nil || len(deb) != 1 {
+			t.Fatalf("packages: %q, %v", deb, err)
+		}
+		data, err := os.ReadFile(deb[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(packages, filepath.Base(deb[0])), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	config := strings.NewReplacer(
 		`tpm = "/dev/tpmrm0"`, "", `# file = "/var/lib`, `file = "/var/lib`, `"/etc/miotfacts/manufacturer-root.pub"`, `"/etc/miotfacts/root.pub"`,
@@ -121,7 +136,7 @@ func testBoot(t *testing.T, dist string) {
 	}
 	rootKey := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 	for path, text := range map[string]string{
-		packages + "/factsd_0_amd64.deb": string(data), packages + "/factsd.toml": config, packages + "/root.pub": string(rootKey), packages + "/inside": inside, units + "/inside.service": insideUnit,
+		packages + "/factsd.toml": config, packages + "/root.pub": string(rootKey), packages + "/inside": inside, units + "/inside.service": insideUnit,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 			t.Fatal(err)

@@ -245,7 +245,7 @@ func distribute(t *testing.T, port, kinds string) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "run", "./test/packaging/dist", "-out", dir+"/out", "-ports", port, "-kinds", kinds)
+	cmd := exec.Command("go", "run", "./test/packaging/dist", "-out", dir+"/out", "-ports", port, "-kinds", kinds, "-xz", "1")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1767225600")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -124,7 +124,7 @@ func (r *release) deb(p port, bin string, d debPackage) error {
 	if err := r.lay(stage, list); err != nil {
 		return err
 	}
-	cmd := exec.Command("dpkg-deb", "--root-owner-group", "-Zxz", "-b", stage, filepath.Join(r.out, fmt.Sprintf("%s_%s_%s.deb", d.name, r.version, p.debian)))
+	cmd := exec.Command("dpkg-deb", "--root-owner-group", "-Zxz", fmt.Sprintf("-z%d", r.xz), "-b", stage, filepath.Join(r.out, fmt.Sprintf("%s_%s_%s.deb", d.name, r.version, p.debian)))
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.time.Unix()), "DPKG_DEB_THREADS_MAX=1")
 	_, err = output(cmd)
 	return err

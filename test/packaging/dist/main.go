@@ -49,6 +49,7 @@ type release struct {
 	work    string    // folder for what is not
 	version string    // of factsd
 	time    time.Time // stands in every file instead of the present
+	xz      int       // how hard packages are compressed, 0 to 9
 }
 
 func main() {
@@ -65,6 +66,7 @@ func run() (err error) {
 	flag.StringVar(&r.out, "out", "bin/dist", "`DIR` to write to; what is in it is replaced")
 	flag.StringVar(&names, "ports", "all", "`PORTS` to build for, separated by commas or spaces")
 	flag.StringVar(&kinds, "kinds", "archive,source,deb", "`KINDS` of files to make: archive, source, deb")
+	flag.IntVar(&r.xz, "xz", 6, "`LEVEL` of compression of packages, 0 to 9")
 	flag.Parse()
 	if r.version, err = versionOf(r.root); err != nil {
 		return err
