@@ -40,6 +40,14 @@ expect "the latch is the enforcer's" test -s /var/lib/miotfacts/enforce/latch.a
 expect "the agent has its state" test -s /var/lib/miotfacts/run/boot
 expect "an application may open the socket" test -S /run/miotfacts/app/facts.sock -o -d /run/miotfacts/app
 never "strangers may not ask the enforcer" setpriv --reuid=65534 --regid=65534 --clear-groups factsd status
+mkdir -p /etc/systemd/system/medical.service.d
+printf '[Service]\nExecStart=/bin/sleep 1000\n' > /etc/systemd/system/medical.service
+sed 's/^#\(\[\|[A-Z][A-Za-z]*=\)/\1/' /usr/share/doc/factsd/examples/medical-application.conf > /etc/systemd/system/medical.service.d/miotfacts.conf
+systemctl daemon-reload
+systemctl start --no-block medical
+expect "an application is tried again while the latch is not clear" sh -c '[ "$(systemctl show -P NRestarts medical)" -ge 2 ]'
+never "it does not start" systemctl -q is-active medical
+systemctl stop medical
 systemctl kill -s KILL factsd-enforce factsd
 expect "both come back" sh -c 'systemctl -q is-active factsd-enforce && systemctl -q is-active factsd && factsd status'
 dpkg -i --force-depends /packages/factsd_*.deb >/dev/null

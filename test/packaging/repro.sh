@@ -5,12 +5,14 @@ set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-SOURCE_DATE_EPOCH=$(git -C "$top" log -1 --format=%ct)
+commit=$(git -C "$top" rev-parse HEAD) # which may move on meanwhile
+SOURCE_DATE_EPOCH=$(git -C "$top" log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 
 for place in one a/longer/path/two; do
 	mkdir -p "$work/$place"
 	git clone -q --no-hardlinks "$top" "$work/$place/miotfacts"
+	git -C "$work/$place/miotfacts" checkout -q --detach "$commit"
 	(
 		cd "$work/$place/miotfacts"
 		umask "$([ "$place" = one ] && echo 022 || echo 077)"
