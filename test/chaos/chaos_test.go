@@ -86,7 +86,10 @@ func TestKills(t *testing.T) {
 	nextKill := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for killed := 0; killed < *kills; {
+	killed := 0
+	// On a busy machine fewer chapters of the story fit between two kills: then
+	// there are more kills.
+	for killed < *kills || len(resumed) < *kills/5 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -129,8 +132,8 @@ func TestKills(t *testing.T) {
 	for _, r := range records {
 		have[r.Sequence] = r
 	}
-	if last < uint64(*kills) || len(resumed) < *kills/10 {
-		t.Errorf("only %d reports and %d pauses for %d kills: the story did not run", last, len(resumed), *kills)
+	if last < uint64(killed) {
+		t.Errorf("only %d reports for %d kills", last, killed)
 	}
 	pausedAt := ""
 	for n := uint64(1); n <= last; n++ {
@@ -151,5 +154,13 @@ func TestKills(t *testing.T) {
 			t.Errorf("%s panicked:\n%s", p.Name, data)
 		}
 	}
-	t.Logf("%d kills, %d pauses resumed, %d reports, none lost", *kills, len(resumed), last)
+	if t.Failed() {
+		for _, name := range []string{"run", "enforce", "verifier"} {
+			data, err := os.ReadFile(l.Path(name + ".log"))
+			if err == nil {
+				t.Logf("the end of %s.log:\n%s", name, data[max(0, len(data)-6000):])
+			}
+		}
+	}
+	t.Logf("%d kills, %d pauses resumed, %d reports, none lost", killed, len(resumed), last)
 }
