@@ -89,37 +89,14 @@ it. Errors make it end with exit code 1; warnings only with --strict.`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of problems")
 	c.Flags().BoolVar(&strict, "strict", false, "warnings count as errors")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		found := []finding{}
-		wrong := 0
-		for _, name := range args {
-			data, err := read(c, name, maxAuthored)
-			if err != nil {
-				return err
-			}
-			m, problems := reference.Author(data)
-			if m == nil || strict && len(problems) > 0 {
-				wrong++
-			}
+		return lint(c, args, maxAuthored, asJSON, "manifests must not be signed", func(name string, data []byte) (bool, []finding) {
+			v, problems := reference.Author(data)
+			var found []finding
 			for _, p := range problems {
 				found = append(found, newFinding(name, p))
 			}
-			if len(problems) == 0 && !asJSON {
-				fmt.Fprintf(c.OutOrStdout(), "%s: no complaint\n", name)
-			}
-		}
-		if asJSON {
-			if err := printJSON(c.OutOrStdout(), found); err != nil {
-				return err
-			}
-		} else {
-			for _, f := range found {
-				f.print(c.OutOrStdout())
-			}
-		}
-		if wrong > 0 {
-			return fail(exitRefused, "correct what is listed, then run lint again", "%d of %d manifests must not be signed", wrong, len(args))
-		}
-		return nil
+			return v != nil && !(strict && len(problems) > 0), found
+		})
 	}
 	return c
 }

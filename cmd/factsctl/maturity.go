@@ -96,37 +96,14 @@ Errors make it end with exit code 1, warnings do not.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of problems")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		found := []finding{}
-		wrong := 0
-		for _, name := range args {
-			data, err := read(c, name, maturity.MaxSize)
-			if err != nil {
-				return err
-			}
-			a, problems := maturity.Read(data)
-			if a == nil {
-				wrong++
-			}
+		return lint(c, args, maturity.MaxSize, asJSON, "assessments cannot be judged", func(name string, data []byte) (bool, []finding) {
+			v, problems := maturity.Read(data)
+			var found []finding
 			for _, p := range problems {
 				found = append(found, newMaturityFinding(name, p))
 			}
-			if len(problems) == 0 && !asJSON {
-				fmt.Fprintf(c.OutOrStdout(), "%s: no complaint\n", name)
-			}
-		}
-		if asJSON {
-			if err := printJSON(c.OutOrStdout(), found); err != nil {
-				return err
-			}
-		} else {
-			for _, f := range found {
-				f.print(c.OutOrStdout())
-			}
-		}
-		if wrong > 0 {
-			return fail(exitRefused, "correct what is listed, then run lint again", "%d of %d assessments cannot be judged", wrong, len(args))
-		}
-		return nil
+			return v != nil, found
+		})
 	}
 	return c
 }

@@ -190,3 +190,37 @@ func printJSON(w io.Writer, v any) error {
 func note(c *cobra.Command, format string, args ...any) {
 	fmt.Fprintf(c.ErrOrStderr(), format+"\n", args...)
 }
+
+// lint checks files one by one and prints what check found, or that it found
+// nothing. check also says whether the file may be used as it is.
+func lint(c *cobra.Command, names []string, limit int64, asJSON bool, wrongWords string, check func(name string, data []byte) (ok bool, found []finding)) error {
+	all := []finding{}
+	wrong := 0
+	for _, name := range names {
+		data, err := read(c, name, limit)
+		if err != nil {
+			return err
+		}
+		ok, found := check(name, data)
+		if !ok {
+			wrong++
+		}
+		all = append(all, found...)
+		if len(found) == 0 && !asJSON {
+			fmt.Fprintf(c.OutOrStdout(), "%s: no complaint\n", name)
+		}
+	}
+	if asJSON {
+		if err := printJSON(c.OutOrStdout(), all); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range all {
+			f.print(c.OutOrStdout())
+		}
+	}
+	if wrong > 0 {
+		return fail(exitRefused, "correct what is listed, then run lint again", "%d of %d "+wrongWords, wrong, len(names))
+	}
+	return nil
+}
