@@ -87,9 +87,7 @@ func TestKills(t *testing.T) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	killed := 0
-	// On a busy machine fewer chapters of the story fit between two kills: then
-	// there are more kills.
-	for killed < *kills || len(resumed) < *kills/5 {
+	for killed < *kills {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -132,8 +130,8 @@ func TestKills(t *testing.T) {
 	for _, r := range records {
 		have[r.Sequence] = r
 	}
-	if last < uint64(killed) {
-		t.Errorf("only %d reports for %d kills", last, killed)
+	if last < uint64(killed)/2 || len(resumed) == 0 {
+		t.Errorf("only %d reports and %d pauses for %d kills: the story did not run", last, len(resumed), killed)
 	}
 	pausedAt := ""
 	for n := uint64(1); n <= last; n++ {
