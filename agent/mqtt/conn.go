@@ -1,144 +1,94 @@
 package mqtt
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
 	"net"
-	"sync"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// A conn is the connection that the MQTT library gets to see.
+// A conn is a connection to a broker, as packets. One goroutine reads, one
+// writes.
 //
-// It checks what the broker sends before the library does: the library would
-// allocate whatever length a packet claims (256 MB) and panics on some packets
-// that no broker sends in earnest.
-//
-// It also is where the loss of the connection is noticed. The library sees a
-// connection that was closed by this side and takes what is written: it would
-// otherwise stop its workers at once, and a Publish under way would wait for its
-// timeout.
+// It checks what the broker sends before the library decodes it: the library
+// would allocate whatever length a packet claims (256 MB).
 type conn struct {
 	net.Conn
-	in   inspector
-	once sync.Once
-	lost chan struct{}
-	err  error // why; to be read after lost is closed
+	in *bufio.Reader
 }
 
-func newConn(c net.Conn) *conn {
-	return &conn{Conn: c, lost: make(chan struct{})}
+func newConn(c net.Conn) *conn { return &conn{Conn: c, in: bufio.NewReader(c)} }
+
+// write sends one packet within writeTimeout.
+func (c *conn) write(p packets.ControlPacket) error {
+	c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return p.Write(c.Conn)
 }
 
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if bad := c.in.inspect(p[:n]); bad != nil {
-		n, err = 0, bad
-	}
+// read returns the next packet, of those that a client like this can get.
+func (c *conn) read() (packets.ControlPacket, error) {
+	first, err := c.in.ReadByte()
 	if err != nil {
-		c.fail(err)
-		err = net.ErrClosed
+		return nil, err
 	}
-	return n, err
-}
-
-func (c *conn) Write(p []byte) (int, error) {
-	if _, err := c.Conn.Write(p); err != nil {
-		c.fail(err)
+	length, err := c.length()
+	if err != nil {
+		return nil, err
 	}
-	return len(p), nil
-}
-
-// Close closes the connection for a reason of this side.
-func (c *conn) Close() error {
-	c.fail(net.ErrClosed)
-	return nil
-}
-
-func (c *conn) fail(err error) {
-	c.once.Do(func() {
-		c.err = err
-		close(c.lost)
+	if !due(first, length) {
+		return nil, fmt.Errorf("broker sent packet %#02x of %d bytes, which is not due or above the limit of %d", first, length, maxPacket)
+	}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(c.in, body); err != nil {
+		return nil, err
+	}
+	p, err := packets.NewControlPacketWithHeader(packets.FixedHeader{
+		MessageType: first >> 4, Dup: first&8 != 0, Qos: first >> 1 & 3, Retain: first&1 != 0, RemainingLength: length,
 	})
-	// Outside of the once: tls.Conn.Close may wait for a writer that is about
-	// to fail.
-	c.Conn.Close()
-}
-
-// reason returns why the connection was lost; nil if it is not, or if this side
-// closed it.
-func (c *conn) reason() error {
-	select {
-	case <-c.lost:
-		if c.err != net.ErrClosed {
-			return c.err
-		}
-	default:
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if err := p.Unpack(bytes.NewReader(body)); err != nil {
+		return nil, fmt.Errorf("cannot decode packet %#02x of the broker: %w", first, err)
+	}
+	return p, nil
 }
 
-// An inspector follows the fixed headers of the packets from a broker (MQTT
-// 3.1.1 section 2.2).
-type inspector struct {
-	packet byte // type and flags
-	state  byte // what the next byte is
-	shift  int
-	length int // so far; then what is left of the body
-}
-
-const (
-	atType = iota
-	atLength
-	atBody
-)
-
-// inspect refuses what a broker has no reason to send to a client that
-// subscribes once, to the given number of topics, and publishes with QoS 1.
-func (in *inspector) inspect(p []byte) error {
-	for len(p) > 0 {
-		switch in.state {
-		case atType:
-			in.packet, in.length, in.shift, in.state = p[0], 0, 0, atLength
-			p = p[1:]
-		case atLength:
-			in.length |= int(p[0]&0x7f) << in.shift
-			in.shift += 7
-			if p[0]&0x80 == 0 {
-				in.state = atBody
-				if err := in.check(); err != nil {
-					return err
-				}
-			} else if in.length > maxPacket || in.shift > 21 {
-				return fmt.Errorf("broker sent a packet of more than %d bytes", maxPacket)
-			}
-			p = p[1:]
-		case atBody:
+// length reads the remaining length of a packet (MQTT 3.1.1 section 2.2.3).
+func (c *conn) length() (int, error) {
+	length := 0
+	for shift := 0; ; shift += 7 {
+		b, err := c.in.ReadByte()
+		if err != nil {
+			return 0, err
 		}
-		if in.state == atBody {
-			n := min(in.length, len(p))
-			in.length -= n
-			p = p[n:]
-			if in.length == 0 {
-				in.state = atType
-			}
+		length |= int(b&0x7f) << shift
+		if length > maxPacket || b&0x80 != 0 && shift == 21 {
+			return 0, fmt.Errorf("broker sent a packet of more than %d bytes", maxPacket)
+		}
+		if b&0x80 == 0 {
+			return length, nil
 		}
 	}
-	return nil
 }
 
-func (in *inspector) check() error {
-	sound := false
-	switch in.packet {
+// due reports whether a broker has reason to send a packet with this first byte
+// and length to a client that subscribes once, to the given number of topics, and
+// publishes with QoS 1.
+func due(first byte, length int) bool {
+	switch first {
 	case 0x20, 0x40: // CONNACK, PUBACK
-		sound = in.length == 2
-	case 0x90: // SUBACK: a code for each topic, or the library panics
-		sound = in.length == 2+subscriptions
+		return length == 2
+	case 0x90: // SUBACK: a code for each topic
+		return length == 2+subscriptions
 	case 0xd0: // PINGRESP
-		sound = in.length == 0
+		return length == 0
 	case 0x30, 0x31, 0x32, 0x33, 0x3a, 0x3b: // PUBLISH with QoS 0 and 1
-		sound = in.length <= maxPacket
+		return true
 	}
-	if !sound {
-		return fmt.Errorf("broker sent packet %#02x of %d bytes, which is not due or above the limit of %d", in.packet, in.length, maxPacket)
-	}
-	return nil
+	return false
 }

@@ -88,6 +88,7 @@ const (
 	writeTimeout   = 10 * time.Second
 	farewell       = 500 * time.Millisecond // for what is said at the end
 	inboxSize      = 64
+	maxOwed        = 1024      // PUBACKs
 	maxPacket      = 256 << 10 // bytes of one packet from the broker; the largest is a manifest in a command
 )
 
@@ -169,8 +170,8 @@ func (cfg *Config) check() (*url.URL, error) {
 		return nil, fmt.Errorf("client ID %q: must not be empty, begin with $ or contain / + #", cfg.ClientID)
 	case cfg.Ack != Puback && cfg.Ack != Receipt:
 		return nil, fmt.Errorf("ack %q: want %q or %q", cfg.Ack, Puback, Receipt)
-	case cfg.KeepAlive < time.Second || cfg.AckTimeout <= 0 || cfg.MinBackoff <= 0 || cfg.MaxBackoff < cfg.MinBackoff:
-		return nil, errors.New("a time is negative, the keep-alive below 1 s, or the longest back-off below the first")
+	case cfg.KeepAlive < time.Second || cfg.KeepAlive > 65535*time.Second || cfg.AckTimeout <= 0 || cfg.MinBackoff <= 0 || cfg.MaxBackoff < cfg.MinBackoff:
+		return nil, errors.New("a time is negative, the keep-alive below 1 s or above 65535 s, or the longest back-off below the first")
 	case cfg.TLS == nil || len(cfg.TLS.Certificates) == 0 && cfg.TLS.GetClientCertificate == nil:
 		return nil, errors.New("TLS: there is no client certificate")
 	case cfg.TLS.InsecureSkipVerify:
@@ -244,7 +245,7 @@ func backoff(failures int, first, longest time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// deliver calls onMessage, outside of the MQTT library's goroutines.
+// deliver calls onMessage, so that a session never waits for it.
 func (c *Client) deliver(ctx context.Context) {
 	for {
 		select {

@@ -6,12 +6,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"slices"
+	"sync"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/miotfacts/miotfacts/agent/spool"
 )
@@ -23,20 +22,20 @@ var classes = [...]spool.Class{spool.Alarm, spool.Evidence, spool.Routine}
 const subscriptions = 3
 
 // A session is one connection. All its state is used by one goroutine, the
-// pump; the library's goroutines reach it through channels only.
+// pump; another one reads and passes on what the broker sent.
 type session struct {
 	*Client
-	log      *slog.Logger
-	conn     *conn
-	paho     paho.Client
-	lost     chan error       // the library gave the connection up
-	over     chan struct{}    // closed at the end
-	acks     chan ack         // PUBACKs
-	receipts chan []byte      // payloads of the receipt topic
-	after    [3]spool.ID      // by class: sent up to here
-	onWay    [3]int           // by class: how many of sent
-	sent     map[spool.ID]out // not done
-	due      *time.Timer      // the oldest of sent may be overdue; stopped if there is none
+	log    *slog.Logger
+	conn   *conn
+	in     chan packets.ControlPacket // from the broker; closed when the connection is lost
+	lost   error                      // why; to be read after in is closed
+	over   chan struct{}              // closed at the end
+	after  [3]spool.ID                // by class: sent up to here
+	onWay  [3]int                     // by class: how many of sent
+	sent   map[spool.ID]out           // not done
+	owed   map[uint16]spool.ID        // PUBACKs to come; no ID: not from the queue
+	packet uint16                     // the last packet ID
+	due    *time.Timer                // the oldest of sent may be overdue; stopped if there is none
 }
 
 // An out is a message on its way.
@@ -46,132 +45,219 @@ type out struct {
 	at     time.Time // last sent
 }
 
-type ack struct {
-	id  spool.ID
-	err error
-}
-
 // session makes one connection and uses it until it is lost or ctx ends. It
 // returns how long it was up and why it ended.
 func (c *Client) session(ctx context.Context, log *slog.Logger) (up time.Duration, err error) {
-	s := &session{
-		Client:   c,
-		log:      log,
-		lost:     make(chan error, 1),
-		over:     make(chan struct{}),
-		acks:     make(chan ack, len(classes)*window),
-		receipts: make(chan []byte, inboxSize),
-		sent:     map[spool.ID]out{},
-		due:      time.NewTimer(c.cfg.AckTimeout),
-	}
-	s.due.Stop()
-	defer close(s.over)
-	defer s.due.Stop()
-	if err := s.connect(ctx); err != nil {
+	nc, err := c.connect(ctx)
+	if err != nil {
 		return 0, fmt.Errorf("cannot connect to broker: %w", err)
 	}
+	s := newSession(c, log, nc)
+	defer s.due.Stop()
+	var reading sync.WaitGroup
+	reading.Go(s.read)
+	defer reading.Wait()
+	defer s.conn.Close()
+	defer close(s.over)
 	// Whatever still waits for the broker when time is up ends with the connection.
 	unhook := context.AfterFunc(ctx, func() { time.AfterFunc(farewell, func() { s.conn.Close() }) })
 	defer unhook()
-	defer s.conn.Close()
 
 	c.connected()
 	began := time.Now()
 	log.Info("connected to the broker")
 	err = s.pump(ctx)
 	if ctx.Err() != nil {
-		s.publish(TopicState, []byte(StateOffline)).WaitTimeout(farewell)
+		s.goodbye()
 	}
-	s.paho.Disconnect(uint(farewell / time.Millisecond))
 	return time.Since(began), fmt.Errorf("connection to broker lost: %w", err)
 }
 
-func (s *session) connect(ctx context.Context) error {
-	var cause error // why there was no connection to say CONNECT on
-	unhook := func() bool { return true }
-	open := func(*url.URL, paho.ClientOptions) (net.Conn, error) {
-		dialing, cancel := context.WithTimeout(ctx, connectTimeout)
-		defer cancel()
-		raw, err := (&tls.Dialer{Config: s.cfg.TLS}).DialContext(dialing, "tcp", s.server.Host)
-		if err != nil {
-			cause = err
-			return nil, err
-		}
-		s.conn = newConn(raw)
-		unhook = context.AfterFunc(ctx, func() { s.conn.Close() })
-		return s.conn, nil
+func newSession(c *Client, log *slog.Logger, nc *conn) *session {
+	s := &session{
+		Client: c,
+		log:    log,
+		conn:   nc,
+		in:     make(chan packets.ControlPacket, window),
+		over:   make(chan struct{}),
+		sent:   map[spool.ID]out{},
+		owed:   map[uint16]spool.ID{},
+		due:    time.NewTimer(c.cfg.AckTimeout),
 	}
-	// One client for one connection: then a completed token means a PUBACK on
-	// this connection, and the library neither stores nor repeats anything.
-	s.paho = paho.NewClient(paho.NewClientOptions().
-		AddBroker(s.server.String()).
-		SetCustomOpenConnectionFn(open).
-		SetClientID(s.cfg.ClientID).
-		SetProtocolVersion(4). // MQTT 3.1.1, and no second attempt with 3.1
-		SetCleanSession(true).
-		SetStore(paho.NewMemoryStore()).
-		SetAutoReconnect(false).
-		SetConnectRetry(false).
-		SetConnectTimeout(connectTimeout).
-		SetWriteTimeout(writeTimeout).
-		SetKeepAlive(s.cfg.KeepAlive).
-		SetOrderMatters(true). // receive never blocks
-		SetDefaultPublishHandler(s.receive).
-		SetConnectionLostHandler(func(_ paho.Client, err error) { s.lost <- err }).
-		SetBinaryWill(s.cfg.topic(TopicState), []byte(StateLost), 1, true))
-	token := s.paho.Connect()
-	<-token.Done() // within connectTimeout
-	unhook()
-	err := token.Error()
-	switch {
-	case err == nil:
-		return nil
-	case cause != nil:
-		return cause
-	case s.conn.reason() != nil:
+	s.due.Stop()
+	return s
+}
+
+// connect opens a connection that the broker accepted.
+func (c *Client) connect(ctx context.Context) (*conn, error) {
+	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	raw, err := (&tls.Dialer{Config: c.cfg.TLS}).DialContext(dialing, "tcp", c.server.Host)
+	if err != nil {
+		return nil, err
+	}
+	unhook := context.AfterFunc(ctx, func() { raw.Close() })
+	defer unhook()
+	nc := newConn(raw)
+	raw.SetDeadline(time.Now().Add(connectTimeout))
+	if err := c.handshake(nc); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	raw.SetDeadline(time.Time{})
+	return nc, nil
+}
+
+func (c *Client) handshake(nc *conn) error {
+	hello := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
+	hello.ProtocolName, hello.ProtocolVersion = "MQTT", 4 // MQTT 3.1.1
+	hello.CleanSession = true
+	hello.ClientIdentifier = c.cfg.ClientID
+	hello.Keepalive = uint16(c.cfg.KeepAlive / time.Second)
+	hello.WillFlag, hello.WillRetain, hello.WillQos = true, true, 1
+	hello.WillTopic, hello.WillMessage = c.cfg.topic(TopicState), []byte(StateLost)
+	err := nc.write(hello)
+	var answer packets.ControlPacket
+	if err == nil {
+		answer, err = nc.read()
+	}
+	if err != nil {
 		// With TLS 1.3 a broker judges the client's certificate after the
 		// client's side of the handshake: this is where its refusal shows.
-		return fmt.Errorf("it ended the connection instead of accepting it, does it accept this client's certificate?: %w", s.conn.reason())
+		return fmt.Errorf("it ended the connection instead of accepting it, does it accept this client's certificate?: %w", err)
 	}
-	return err
+	ack, ok := answer.(*packets.ConnackPacket)
+	if !ok {
+		return fmt.Errorf("it answered CONNECT with %T", answer)
+	}
+	if ack.ReturnCode != packets.Accepted { // MQTT 3.1.1 section 3.2.2.3
+		return fmt.Errorf("it refuses: %w", cmp.Or(packets.ConnErrors[ack.ReturnCode], packets.ErrorProtocolViolation))
+	}
+	return nil
+}
+
+// read passes on what the broker sends. A broker that has nothing to say still
+// answers pings.
+func (s *session) read() {
+	defer close(s.in)
+	for {
+		s.conn.SetReadDeadline(time.Now().Add(s.cfg.KeepAlive * 3 / 2))
+		p, err := s.conn.read()
+		if err != nil {
+			s.lost = err
+			return
+		}
+		select {
+		case s.in <- p:
+		case <-s.over:
+			return
+		}
+	}
 }
 
 // pump keeps messages going until the connection is lost or ctx ends.
 func (s *session) pump(ctx context.Context) error {
 	// The broker takes packets in order: whatever answers what is sent below
 	// finds the subscriptions made.
-	sub := s.paho.SubscribeMultiple(map[string]byte{
-		s.cfg.topic(TopicCommand): 1,
-		s.cfg.topic(TopicReceipt): 1,
-		s.cfg.epochTopic():        1,
-	}, nil).(*paho.SubscribeToken)
-	subscribed := sub.Done()
-	s.publish(TopicState, []byte(StateOnline))
+	if err := s.subscribe(); err != nil {
+		return err
+	}
+	if err := s.publish(TopicState, []byte(StateOnline), 0); err != nil {
+		return err
+	}
+	ping := time.NewTicker(s.cfg.KeepAlive)
+	defer ping.Stop()
 	for {
-		for s.sendNext() {
+		for more := true; more; {
+			var err error
+			if more, err = s.sendNext(); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.conn.lost:
-			return s.conn.err
-		case err := <-s.lost:
-			return err
-		case <-s.queue.Added():
-		case a := <-s.acks:
-			if a.err != nil {
-				return cmp.Or(s.conn.reason(), a.err)
+		case p, ok := <-s.in:
+			if !ok {
+				return s.lost
 			}
-			s.done(a.id)
-		case data := <-s.receipts:
-			s.receipt(data)
+			if err := s.take(p); err != nil {
+				return err
+			}
+		case <-s.queue.Added():
 		case <-s.due.C:
 			if err := s.overdue(); err != nil {
 				return err
 			}
-		case <-subscribed:
-			subscribed = nil
-			s.checkSubscriptions(sub)
+		case <-ping.C:
+			if err := s.conn.write(packets.NewControlPacket(packets.Pingreq)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// take deals with a packet of the broker.
+func (s *session) take(p packets.ControlPacket) error {
+	switch p := p.(type) {
+	case *packets.PubackPacket:
+		id, ok := s.owed[p.MessageID]
+		delete(s.owed, p.MessageID)
+		if ok && id != 0 && s.cfg.Ack == Puback {
+			s.done(id)
+		}
+	case *packets.PublishPacket:
+		s.receive(p)
+		if p.Qos == 1 {
+			ack := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
+			ack.MessageID = p.MessageID
+			return s.conn.write(ack)
+		}
+	case *packets.SubackPacket:
+		for i, topic := range s.topics() {
+			if p.ReturnCodes[i] > 2 { // MQTT 3.1.1 section 3.9.3
+				// Messages go up all the same.
+				s.log.Error("broker refuses a subscription", "topic", topic)
+			}
+		}
+	}
+	return nil
+}
+
+// goodbye says that the device leaves on purpose, as far as the time for it
+// suffices.
+func (s *session) goodbye() {
+	if s.publish(TopicState, []byte(StateOffline), 0) != nil {
+		return
+	}
+	last := s.packet
+	for p := range s.in { // ends with the connection
+		if ack, ok := p.(*packets.PubackPacket); ok && ack.MessageID == last {
+			s.conn.write(packets.NewControlPacket(packets.Disconnect))
+			return
+		}
+	}
+}
+
+func (s *session) topics() [subscriptions]string {
+	return [...]string{s.cfg.topic(TopicCommand), s.cfg.topic(TopicReceipt), s.cfg.epochTopic()}
+}
+
+func (s *session) subscribe() error {
+	p := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
+	p.MessageID = s.next()
+	for _, topic := range s.topics() {
+		p.Topics, p.Qoss = append(p.Topics, topic), append(p.Qoss, 1)
+	}
+	return s.conn.write(p)
+}
+
+// next returns a packet ID that no PUBACK is owed for (MQTT 3.1.1 section 2.3.1).
+func (s *session) next() uint16 {
+	for {
+		s.packet++
+		if _, taken := s.owed[s.packet]; s.packet != 0 && !taken {
+			return s.packet
 		}
 	}
 }
@@ -179,7 +265,7 @@ func (s *session) pump(ctx context.Context) error {
 // sendNext sends the most urgent message that is not on its way yet. Classes
 // have windows of their own, so that routine messages nobody acknowledges do
 // not hold an alarm.
-func (s *session) sendNext() bool {
+func (s *session) sendNext() (bool, error) {
 	for _, class := range classes {
 		if s.onWay[class] == window {
 			continue
@@ -193,16 +279,15 @@ func (s *session) sendNext() bool {
 			// A broker would end each connection on which it sees this.
 			s.log.Error("cannot publish message: not a topic", "id", m.ID, "topic", m.Topic)
 			s.remove(m.ID)
-			return true
+			return true, nil
 		}
 		s.onWay[class]++
-		s.send(m)
-		return true
+		return true, s.send(m)
 	}
-	return false
+	return false, nil
 }
 
-func (s *session) send(m spool.Message) {
+func (s *session) send(m spool.Message) error {
 	o := out{class: m.Class, at: time.Now()}
 	if s.cfg.Ack == Receipt {
 		o.digest = Digest(m.Payload)
@@ -211,23 +296,21 @@ func (s *session) send(m spool.Message) {
 	if len(s.sent) == 1 {
 		s.due.Reset(s.cfg.AckTimeout)
 	}
-	token := s.publish(m.Topic, m.Payload)
 	s.note(func(st *Stats) { st.Sent++; st.InFlight = len(s.sent) })
-	if s.cfg.Ack == Receipt {
-		return
-	}
-	go func() {
-		select {
-		case <-token.Done():
-			s.acks <- ack{m.ID, token.Error()} // has room for all that is on its way
-		case <-s.over:
-		}
-	}()
+	return s.publish(m.Topic, m.Payload, m.ID)
 }
 
-func (s *session) publish(last string, payload []byte) paho.Token {
-	retained := last == TopicState || last == TopicLabel
-	return s.paho.Publish(s.cfg.topic(last), 1, retained, payload)
+// publish sends a message; id is its number in the queue, 0 if it is not from there.
+func (s *session) publish(last string, payload []byte, id spool.ID) error {
+	if len(s.owed) == maxOwed {
+		return fmt.Errorf("broker owes %d acknowledgements", maxOwed)
+	}
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Payload, p.Qos = s.cfg.topic(last), payload, 1
+	p.Retain = last == TopicState || last == TopicLabel
+	p.MessageID = s.next()
+	s.owed[p.MessageID] = id
+	return s.conn.write(p)
 }
 
 // forget takes a message out of what is on its way.
@@ -304,7 +387,9 @@ func (s *session) overdue() error {
 			s.forget(id)
 			continue
 		}
-		s.send(m)
+		if err := s.send(m); err != nil {
+			return err
+		}
 	}
 	if len(s.sent) > 0 {
 		if oldest.IsZero() {
@@ -315,30 +400,12 @@ func (s *session) overdue() error {
 	return nil
 }
 
-// checkSubscriptions says what the broker did not grant. Messages go up all the
-// same.
-func (s *session) checkSubscriptions(token *paho.SubscribeToken) {
-	if token.Error() != nil {
-		return // the connection is lost, which is told elsewhere
-	}
-	granted := token.Result()
-	for _, topic := range []string{s.cfg.topic(TopicCommand), s.cfg.topic(TopicReceipt), s.cfg.epochTopic()} {
-		if code, ok := granted[topic]; !ok || code > 2 { // MQTT 3.1.1 section 3.9.3
-			s.log.Error("broker refuses a subscription", "topic", topic)
-		}
-	}
-}
-
-// receive takes what the broker sends. It runs in the library's reader, which
-// must not wait.
-func (s *session) receive(_ paho.Client, m paho.Message) {
+// receive takes what was published. It never waits for those who use it.
+func (s *session) receive(p *packets.PublishPacket) {
 	last := ""
-	switch m.Topic() {
+	switch p.TopicName {
 	case s.cfg.topic(TopicReceipt):
-		select {
-		case s.receipts <- m.Payload():
-		default: // the messages will be sent again, and get a receipt again
-		}
+		s.receipt(p.Payload)
 		return
 	case s.cfg.topic(TopicCommand):
 		last = TopicCommand
@@ -348,7 +415,7 @@ func (s *session) receive(_ paho.Client, m paho.Message) {
 		return // not subscribed to
 	}
 	select {
-	case s.inbox <- message{last, m.Payload()}:
+	case s.inbox <- message{last, p.Payload}:
 	default:
 		s.note(func(st *Stats) { st.Overrun++ })
 		s.log.Error("message dropped, too many wait", "topic", last, "limit", inboxSize)

@@ -2,15 +2,17 @@ package mqtt
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/fxamacker/cbor/v2"
 
@@ -99,18 +101,23 @@ func FuzzReceipt(f *testing.F) {
 	})
 }
 
-// FuzzPackets reads the broker's bytes as the MQTT library does.
+// piped returns a connection that reads what is written to the other end.
+func piped(t testing.TB) (net.Conn, *conn) {
+	server, client := net.Pipe()
+	t.Cleanup(func() { server.Close(); client.Close() })
+	return server, newConn(client)
+}
+
+// FuzzPackets reads the broker's bytes.
 func FuzzPackets(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
-		server, client := net.Pipe()
-		defer server.Close()
+		server, c := piped(t)
 		go func() {
 			server.Write(data)
 			server.Close()
 		}()
-		c := newConn(client)
 		for {
-			p, err := packets.ReadPacket(c)
+			p, err := c.read()
 			if err != nil {
 				return
 			}
@@ -125,57 +132,42 @@ func FuzzPackets(f *testing.F) {
 				}
 			case *packets.ConnackPacket, *packets.PubackPacket, *packets.PingrespPacket:
 			default:
-				t.Fatalf("%T reached the library", p)
+				t.Fatalf("%T got through", p)
 			}
 		}
 	})
 }
 
 // Packets may come in any pieces, and whole ones before a bad one still count.
-func TestInspectorInPieces(t *testing.T) {
+func TestPacketsInPieces(t *testing.T) {
 	var stream bytes.Buffer
 	packets.NewControlPacket(packets.Connack).Write(&stream)
 	publish := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	publish.TopicName, publish.Qos, publish.MessageID, publish.Payload = "t", 1, 1, make([]byte, 300)
 	publish.Write(&stream)
 	packets.NewControlPacket(packets.Pingresp).Write(&stream)
-	good := stream.Len()
 	stream.Write([]byte{0x30, 0x81, 0x80, 0x10}) // one byte above the limit
-	for size := 1; size <= good; size++ {
-		var in inspector
-		at := 0
-		for ; at < good; at += size {
-			if err := in.inspect(stream.Bytes()[at:min(at+size, good)]); err != nil {
-				t.Fatalf("pieces of %d bytes: %v", size, err)
+	for size := 1; size <= stream.Len(); size++ {
+		server, c := piped(t)
+		go func() {
+			for piece := range slices.Chunk(stream.Bytes(), size) {
+				server.Write(piece)
+			}
+		}()
+		for i := range 3 {
+			if p, err := c.read(); err != nil {
+				t.Fatalf("pieces of %d bytes: packet %d: %v", size, i, err)
+			} else if got, ok := p.(*packets.PublishPacket); ok && len(got.Payload) != 300 {
+				t.Fatalf("pieces of %d bytes: payload of %d bytes", size, len(got.Payload))
 			}
 		}
-		if err := in.inspect(stream.Bytes()[good:]); err == nil {
+		if _, err := c.read(); err == nil {
 			t.Fatalf("pieces of %d bytes: a packet of %d bytes was accepted", size, maxPacket+1)
 		}
 	}
 }
 
-func TestLostConnection(t *testing.T) {
-	server, client := net.Pipe()
-	c := newConn(client)
-	if c.reason() != nil {
-		t.Error("lost from the start")
-	}
-	server.Close()
-	if _, err := c.Read(make([]byte, 1)); err != net.ErrClosed {
-		t.Errorf("read gives %v", err)
-	}
-	if n, err := c.Write([]byte("abc")); n != 3 || err != nil {
-		t.Errorf("write gives %d, %v", n, err)
-	}
-	c.Close()
-	<-c.lost
-	if c.reason() != io.EOF {
-		t.Errorf("reason %v", c.reason())
-	}
-}
-
-// The library completes a token also when it gives up.
+// What could not be written is still in the queue.
 func TestFailedPublishIsNoAck(t *testing.T) {
 	sp, err := spool.Open(t.TempDir(), spool.Options{})
 	if err != nil {
@@ -185,25 +177,65 @@ func TestFailedPublishIsNoAck(t *testing.T) {
 	if _, err := sp.Append(spool.Alarm, "alarm", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	server, client := net.Pipe()
-	defer server.Close()
-	s := &session{
-		Client: &Client{cfg: Config{Prefix: "p", ClientID: "d", Ack: Puback, AckTimeout: time.Minute}, queue: sp},
-		conn:   newConn(client),
-		paho:   paho.NewClient(paho.NewClientOptions()), // never connected
-		over:   make(chan struct{}),
-		acks:   make(chan ack, window),
-		sent:   map[spool.ID]out{},
-		due:    time.NewTimer(time.Minute),
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if err := s.pump(ctx); err != paho.ErrNotConnected {
+	server, c := piped(t)
+	server.Close()
+	cfg := Config{Prefix: "p", ClientID: "d", Ack: Puback, AckTimeout: time.Minute, KeepAlive: time.Minute}
+	s := newSession(&Client{cfg: cfg, queue: sp}, slog.Default(), c)
+	if err := s.pump(t.Context()); err != io.ErrClosedPipe {
 		t.Errorf("pump ended with %v", err)
 	}
 	if n := sp.Stats().Pending[spool.Alarm]; n != 1 {
 		t.Errorf("%d messages are left", n)
 	}
+}
+
+// A packet ID is free again with its PUBACK, and 0 is none.
+func TestPacketIDs(t *testing.T) {
+	s := &session{packet: 65533, owed: map[uint16]spool.ID{65535: 1, 1: 2, 3: 3}}
+	var got []uint16
+	for range 4 {
+		got = append(got, s.next())
+	}
+	if want := []uint16{65534, 2, 4, 5}; !slices.Equal(got, want) {
+		t.Errorf("IDs %v, want %v", got, want)
+	}
+}
+
+// A broker that says nothing, not even to pings, is left.
+func TestSilentBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sp, err := spool.Open(t.TempDir(), spool.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sp.Close()
+		server, c := piped(t)
+		var pings int
+		go func() {
+			for {
+				p, err := packets.ReadPacket(server)
+				if err != nil {
+					return
+				}
+				if _, ok := p.(*packets.PingreqPacket); !ok {
+					continue
+				}
+				if pings++; pings <= 3 {
+					packets.NewControlPacket(packets.Pingresp).Write(server)
+				}
+			}
+		}()
+		cfg := Config{Prefix: "p", ClientID: "d", Ack: Puback, AckTimeout: time.Minute, KeepAlive: 30 * time.Second}
+		s := newSession(&Client{cfg: cfg, queue: sp}, slog.Default(), c)
+		go s.read()
+		began := time.Now()
+		err = s.pump(t.Context())
+		c.Close()
+		// Three answers, at 30, 60 and 90 s, and then 45 s of nothing.
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != 135*time.Second {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
 }
 
 func TestBackoff(t *testing.T) {
