@@ -1,11 +1,12 @@
 # `make` lists what there is to do. Each target ends with the exit status of what it ran.
 
 GO          ?= go
-COMMANDS    := factsd factsctl factsverifier
 PORTS       := amd64 arm64 armv7 armv6 riscv64 386
 PURE        := ./facts ./attest/cose ./reference ./appraise ./attest ./agent/spool
-# The goal is 8.5 MB on arm64 and 8.0 MB on armv7; until it is reached, no growth.
-BUDGET      ?= arm64=8900000 armv7=9200000
+BUDGET      ?= arm64=8500000 armv7=8000000
+# factsd is built without inlining, which makes it a tenth smaller, but for what
+# computes and schedules: without it a signature on 32 bits takes four times as long.
+DENSE       := -gcflags=all=-l $(patsubst %,-gcflags=%=,crypto/... encoding/binary internal/... math/... runtime/... sync/...)
 FUZZTIME    ?= 10s
 DOCS        ?= docs
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
@@ -23,7 +24,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build the three commands into bin/, static and stripped
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ $(COMMANDS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/ ./cmd/factsd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factsctl ./cmd/factsverifier
 
 check: format vet staticcheck vulnerabilities docs-in-step test-quick cross ## Everything quick: format, vet, staticcheck, known vulnerabilities, documents in step, quick tests, cross builds
 
@@ -69,11 +71,12 @@ cross: $(PORTS:%=cross-%) ## Build the three commands for each port into bin/POR
 
 cross-%:
 	@echo "cross $*"
-	@CGO_ENABLED=0 GOOS=linux GOARCH=$(call goarch,$*) GOARM=$(call goarm,$*) \
-	  $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$*/ $(COMMANDS:%=./cmd/%)
+	@export CGO_ENABLED=0 GOOS=linux GOARCH=$(call goarch,$*) GOARM=$(call goarm,$*) && \
+	$(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/$*/ ./cmd/factsd && \
+	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$*/ ./cmd/factsctl ./cmd/factsverifier
 
 size: ## Print the size of factsd for each port; fail above the budget and name the heaviest packages
-	@GO="$(GO)" BUDGET="$(BUDGET)" test/size.sh $(PORTS)
+	@GO="$(GO)" BUDGET="$(BUDGET)" FLAGS="$(DENSE)" test/size.sh $(PORTS)
 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
 	@ONCE=$(ONCE) $(GO) run ./test/demo

@@ -1,7 +1,7 @@
 #!/bin/sh
 # size.sh PORT... builds factsd static and stripped for each port and prints its
-# size in bytes. BUDGET holds the limits, "arm64=8500000 armv7=8000000". Above a
-# limit it names the packages that weigh most and fails.
+# size in bytes. BUDGET holds the limits, "arm64=8500000 armv7=8000000", FLAGS more
+# flags of go build. Above a limit it names the packages that weigh most and fails.
 set -eu
 GO=${GO:-go}
 dir=$(mktemp -d)
@@ -11,7 +11,7 @@ failed=0
 build() { # PORT LDFLAGS OUT
 	arch=$1 arm=
 	case $1 in armv*) arch=arm arm=${1#armv} ;; esac
-	CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=$arm $GO build -trimpath -ldflags "$2" -o "$3" ./cmd/factsd
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=$arm $GO build -trimpath -ldflags "$2" ${FLAGS:-} -o "$3" ./cmd/factsd
 }
 
 # A symbol belongs to what stands before the first dot after the last slash;

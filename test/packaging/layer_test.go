@@ -288,6 +288,17 @@ func TestLayerIsInStep(t *testing.T) {
 			t.Errorf("%s does not have %q", path, want)
 		}
 	}
+	// factsd is built with the same flags everywhere.
+	dense := regexp.MustCompile(`\nconst dense = "(.*)"\n`).FindStringSubmatch(read(t, "test/packaging/dist/main.go"))[1]
+	make, err := exec.Command("make", "-s", "-f", "Makefile", "--eval", "print-dense:;@echo $(DENSE)", "-C", root, "print-dense").CombinedOutput()
+	if err != nil || strings.TrimSpace(string(make)) != dense {
+		t.Errorf("DENSE in the Makefile is %s, want %s (%v)", make, dense, err)
+	}
+	for _, path := range []string{layer + "/recipes-core/miotfacts/miotfacts_git.bb", "configs/buildroot/package/miotfacts/miotfacts.mk"} {
+		if !strings.Contains(read(t, path), dense) {
+			t.Errorf("%s does not build factsd with %s", path, dense)
+		}
+	}
 	recipe := read(t, layer+"/recipes-core/miotfacts/miotfacts_git.bb")
 	for _, want := range []string{`GOBUILDFLAGS:remove = "-buildmode=pie"`, `CGO_ENABLED = "0"`, `export GOTOOLCHAIN = "local"`, `GO_LINKSHARED = ""`, "miotfacts_assert_static"} {
 		if !strings.Contains(recipe, want) {
