@@ -14,15 +14,16 @@ import (
 )
 
 // Author reads a manifest as people write it, in TOML (docs/manifest.md), and
-// checks it. It returns every problem it finds, in the order of their lines;
-// the manifest is nil if one of them is more than a warning.
-func Author(data []byte) (*Manifest, []Problem) {
+// checks it, also for devices that protect never. It returns every problem it
+// finds, in the order of their lines; the manifest is nil if one of them is more
+// than a warning.
+func Author(data []byte, never ...string) (*Manifest, []Problem) {
 	a, root := newAuthor(data)
 	if root == nil {
 		return nil, a.found
 	}
 	m := a.manifest(root)
-	if a.finish(m.Check()) {
+	if a.finish(append(m.Check(), m.neverTouched(never)...)) {
 		return nil, a.found
 	}
 	return m, a.found

@@ -26,7 +26,7 @@ type hands struct {
 	proc       string // "/proc"
 	cgroups    string // root of cgroup v2
 	appSocket  string
-	neverTouch []string
+	neverTouch reference.NeverTouch
 
 	// The enforcer itself, which no step may stop.
 	ownCgroup string // "/system.slice/factsd-enforce.service"; "" without cgroup v2
@@ -51,66 +51,39 @@ func newHands(cfg *Config) (*hands, error) {
 	return h, nil
 }
 
-// errForbidden says that a step must not be done, whatever a manifest says.
-var errForbidden = errors.New("never to be touched")
-
-// forbidden refuses a step by the names in it.
+// forbidden refuses a step by the names in it: what the configuration or the
+// machine protects, and the enforcer itself.
 func (h *hands) forbidden(r reference.Reaction) error {
-	never := func(name string) error {
-		if slices.Contains(h.neverTouch, name) {
-			return fmt.Errorf("%s %s: %w: %s is on the list", r.Do, r.Target, errForbidden, name)
-		}
-		return nil
-	}
 	self := func(what string) error {
-		return fmt.Errorf("%s %s: %w: the enforcer itself is %s", r.Do, r.Target, errForbidden, what)
+		return fmt.Errorf("%s %s: %w: the enforcer itself is %s", r.Do, r.Target, reference.ErrNeverTouch, what)
 	}
 	switch r.Do {
 	case reference.Freeze:
-		target := path.Clean("/" + r.Target)
-		switch {
-		case target == "/" || target != "/"+r.Target:
-			return fmt.Errorf("freeze %q: %w: it is the root, or not a clean path", r.Target, errForbidden)
-		case within(h.ownCgroup, target):
+		if within(h.ownCgroup, path.Clean("/"+r.Target)) {
 			return self("in it")
-		}
-		for _, n := range h.neverTouch {
-			if other := path.Clean("/" + n); within(other, target) || within(target, other) {
-				return fmt.Errorf("freeze %s: %w: %s is on the list", r.Target, errForbidden, n)
-			}
-		}
-		for _, element := range strings.Split(r.Target, "/") {
-			if err := never(element); err != nil {
-				return err
-			}
 		}
 	case reference.Signal:
 		for _, exe := range executables(r.Target) {
 			if exe == h.ownExe {
 				return self("that executable")
 			}
-			if err := never(exe); err != nil {
+			if err := h.neverTouch.Forbids(reference.Reaction{Do: r.Do, Target: exe}); err != nil {
 				return err
 			}
 		}
 	case reference.StopUnit:
-		return h.forbiddenUnit(r.Target)
+		return h.forbiddenUnit(r.Do, r.Target)
 	}
-	return nil
+	return h.neverTouch.Forbids(r)
 }
 
-// forbiddenUnit refuses a unit that is on the list, by itself or as the last
+// forbiddenUnit refuses a unit that is protected, by itself or as the last
 // element of a cgroup, and the enforcer's own unit with the slices around it.
-func (h *hands) forbiddenUnit(unit string) error {
-	for _, n := range h.neverTouch {
-		if slices.Contains(strings.Split(n, "/"), unit) {
-			return fmt.Errorf("stop-unit %s: %w: %s is on the list", unit, errForbidden, n)
-		}
-	}
+func (h *hands) forbiddenUnit(do reference.ReactionKind, unit string) error {
 	if slices.Contains(strings.Split(h.ownCgroup, "/"), unit) {
-		return fmt.Errorf("stop-unit %s: %w: the enforcer itself runs in it", unit, errForbidden)
+		return fmt.Errorf("%s %s: %w: the enforcer itself runs in it", do, unit, reference.ErrNeverTouch)
 	}
-	return nil
+	return h.neverTouch.Forbids(reference.Reaction{Do: do, Target: unit})
 }
 
 // within reports whether the clean absolute path p is dir or below it.
@@ -193,9 +166,6 @@ func (h *hands) tell(ctx context.Context, line string) (string, error) {
 // forbiddenBelow refuses to freeze a cgroup that holds a unit or an executable
 // on the list anywhere below it.
 func (h *hands) forbiddenBelow(target string) error {
-	if len(h.neverTouch) == 0 {
-		return nil
-	}
 	withExe := slices.ContainsFunc(h.neverTouch, isExecutable)
 	top := filepath.Join(h.cgroups, target)
 	err := filepath.WalkDir(top, func(p string, d os.DirEntry, err error) error {
@@ -205,8 +175,8 @@ func (h *hands) forbiddenBelow(target string) error {
 			}
 			return err
 		}
-		if slices.Contains(h.neverTouch, d.Name()) {
-			return fmt.Errorf("freeze %s: %w: %s in it is on the list", target, errForbidden, d.Name())
+		if slices.Contains(h.neverTouch, d.Name()) || slices.Contains(reference.MachineUnits(), d.Name()) {
+			return fmt.Errorf("freeze %s: %w: %s in it is on the list", target, reference.ErrNeverTouch, d.Name())
 		}
 		if !withExe {
 			return nil
@@ -218,12 +188,12 @@ func (h *hands) forbiddenBelow(target string) error {
 		for pid := range strings.FieldsSeq(string(procs)) {
 			exe, _ := os.Readlink(filepath.Join(h.proc, pid, "exe"))
 			if exe = strings.TrimSuffix(exe, " (deleted)"); exe != "" && slices.Contains(h.neverTouch, exe) {
-				return fmt.Errorf("freeze %s: %w: process %s in it runs %s, which is on the list", target, errForbidden, pid, exe)
+				return fmt.Errorf("freeze %s: %w: process %s in it runs %s, which is on the list", target, reference.ErrNeverTouch, pid, exe)
 			}
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errForbidden) {
+	if err != nil && !errors.Is(err, reference.ErrNeverTouch) {
 		return fmt.Errorf("cannot look into cgroup %s: %w", target, err)
 	}
 	return err

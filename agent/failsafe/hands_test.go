@@ -71,10 +71,15 @@ func TestForbidden(t *testing.T) {
 		{reference.StopUnit, "medical.slice", true},
 		{reference.StopUnit, "factsd-enforce.service", true},
 		{reference.StopUnit, "system.slice", true},
+		{reference.StopUnit, "init.scope", true}, // not listed: the machine's own
+		{reference.StopUnit, "factsd.service", true},
+		{reference.Freeze, "system.slice/dbus.service", true},
+		{reference.Freeze, "system.slice/pump.service", false},
+		{reference.Signal, "/usr/lib/systemd/systemd", true},
 		{reference.Tell, "", false},
 	} {
 		err := h.forbidden(reaction(tt.do, tt.target, 0))
-		if errors.Is(err, errForbidden) != tt.refused {
+		if errors.Is(err, reference.ErrNeverTouch) != tt.refused {
 			t.Errorf("%s %q: %v", tt.do, tt.target, err)
 		}
 	}
@@ -112,7 +117,7 @@ func TestNeverTouchWins(t *testing.T) {
 			r := d.start()
 			r.mustPause(t)
 			s := r.untilPhase(t, PhasePaused)
-			if s.Effects[0].Done || frozen(t, cgroup) || !strings.Contains(s.Effects[0].Observed, errForbidden.Error()) {
+			if s.Effects[0].Done || frozen(t, cgroup) || !strings.Contains(s.Effects[0].Observed, reference.ErrNeverTouch.Error()) {
 				t.Errorf("frozen %v: %+v", frozen(t, cgroup), s.Effects)
 			}
 			if named := strings.HasPrefix(name, "the cgroup") || strings.HasPrefix(name, "a cgroup"); named != strings.Contains(strings.Join(s.Degraded, "\n"), "names what it must not") {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/miotfacts/miotfacts/reference"
 )
 
 // The manager of systemd on the system bus (org.freedesktop.systemd1(5)).
@@ -135,7 +137,7 @@ func (h *hands) mayStop(ctx context.Context, b *unitBus, unit string, s unitStat
 	seen := map[string]bool{unit: true}
 	for queue := []unitState{s}; len(queue) > 0; queue = queue[1:] {
 		for _, n := range queue[0].Names {
-			if err := h.forbiddenUnit(n); err != nil {
+			if err := h.forbiddenUnit(reference.StopUnit, n); err != nil {
 				return fmt.Errorf("cannot stop %s: %w", unit, err)
 			}
 		}
@@ -146,7 +148,7 @@ func (h *hands) mayStop(ctx context.Context, b *unitBus, unit string, s unitStat
 			if seen[n] = true; len(seen) > maxStopsToo {
 				return fmt.Errorf("cannot stop %s: more than %d units would stop with it", unit, maxStopsToo)
 			}
-			if err := h.forbiddenUnit(n); err != nil {
+			if err := h.forbiddenUnit(reference.StopUnit, n); err != nil {
 				return fmt.Errorf("cannot stop %s, as %s would stop with it: %w", unit, n, err)
 			}
 			next, err := b.state(ctx, n)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
+	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 )
 
@@ -77,20 +78,31 @@ func (f finding) print(w io.Writer) {
 
 func newManifestLintCommand() *cobra.Command {
 	var asJSON, strict bool
+	var device string
 	c := &cobra.Command{
 		Use:   "lint FILE.toml...",
 		Short: "Check manifests and say what to correct",
 		Long: `Checks manifests in TOML and prints each problem with its line and what to do about
-it. Errors make it end with exit code 1; warnings only with --strict.`,
+it. Errors make it end with exit code 1; warnings only with --strict.
+
+A device refuses steps that touch what its own configuration protects (never_touch).
+With --device lint refuses them too. What every machine needs to hold a pause, such
+as systemd's own units, is refused in any case.`,
 		Example: `  factsctl manifest lint pump-1.toml
+  factsctl manifest lint --device factsd.toml pump-1.toml
   factsctl manifest lint --strict --json configs/examples/*.toml`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of problems")
 	c.Flags().BoolVar(&strict, "strict", false, "warnings count as errors")
+	c.Flags().StringVar(&device, "device", "", "configuration `file` of the device, factsd.toml, whose never_touch wins over every manifest")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		never, err := neverTouch(c, device)
+		if err != nil {
+			return err
+		}
 		return lint(c, args, maxAuthored, asJSON, "manifests must not be signed", func(name string, data []byte) (bool, []finding) {
-			v, problems := reference.Author(data)
+			v, problems := reference.Author(data, never...)
 			var found []finding
 			for _, p := range problems {
 				found = append(found, newFinding(name, p))
@@ -99,6 +111,27 @@ it. Errors make it end with exit code 1; warnings only with --strict.`,
 		})
 	}
 	return c
+}
+
+// neverTouch reads what the configuration of a device protects; "" protects
+// nothing of its own.
+func neverTouch(c *cobra.Command, config string) ([]string, error) {
+	if config == "" {
+		return nil, nil
+	}
+	data, err := read(c, config, maxAuthored)
+	if err != nil {
+		return nil, err
+	}
+	var device struct {
+		Enforcer struct {
+			NeverTouch []string `toml:"never_touch"`
+		} `toml:"enforcer"`
+	}
+	if err := toml.Unmarshal(data, &device); err != nil {
+		return nil, fail(exitUsage, "give the factsd.toml of the device", "%s: %w", config, err)
+	}
+	return device.Enforcer.NeverTouch, nil
 }
 
 func newManifestSignCommand() *cobra.Command {
