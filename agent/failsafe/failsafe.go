@@ -378,17 +378,9 @@ func (e *Enforcer) serve(ctx context.Context, conn *net.UnixConn) {
 
 // admit returns the user on the other end, or why it may not ask.
 func (e *Enforcer) admit(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
+	cred, err := peer(conn)
 	if err != nil {
 		return 0, err
-	}
-	var cred *unix.Ucred
-	var cerr error
-	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, err
-	}
-	if cerr != nil {
-		return 0, cerr
 	}
 	if !slices.Contains(e.cfg.AllowUIDs, cred.Uid) {
 		return 0, fmt.Errorf("user %d may not ask (process %d)", cred.Uid, cred.Pid)
@@ -403,6 +395,21 @@ func (e *Enforcer) admit(conn *net.UnixConn) (uint32, error) {
 		e.rates[cred.Uid] = new(bucket)
 	}
 	return cred.Uid, nil
+}
+
+// peer returns the credentials of the process on the other end (unix(7),
+// SO_PEERCRED).
+func peer(conn *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return nil, err
+	}
+	return cred, cerr
 }
 
 func (e *Enforcer) leave(uid uint32) {

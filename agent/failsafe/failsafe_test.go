@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv("FAILSAFE_ENFORCE") != "":
 		enforceChild(os.Getenv("FAILSAFE_ENFORCE"))
+	case os.Getenv("FAILSAFE_APP") != "":
+		application(os.Getenv("FAILSAFE_APP"))
 	case os.Getenv("FAILSAFE_ASK") != "":
 		s, err := Dial(os.Getenv("FAILSAFE_ASK")).Status(context.Background())
 		fmt.Println(s.Latch, err)

@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,12 +44,19 @@ func newHands(cfg *Config) (*hands, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot tell the own cgroup: %w", err)
 	}
+	h.ownCgroup = cgroup2Of(data)
+	return h, nil
+}
+
+// cgroup2Of returns the cgroup of version 2 in the content of /proc/PID/cgroup,
+// "" without one (cgroups(7)).
+func cgroup2Of(data []byte) string {
 	for line := range strings.Lines(string(data)) {
 		if own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			h.ownCgroup = own
+			return own
 		}
 	}
-	return h, nil
+	return ""
 }
 
 // forbidden refuses a step by the names in it: what the configuration or the
@@ -148,6 +156,9 @@ func (h *hands) tell(ctx context.Context, line string) (string, error) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if h.halted(conn.(*net.UnixConn)) {
+		return "", errors.New("the application is frozen or stopped already and cannot be told")
+	}
 	if _, err := io.WriteString(conn, line); err != nil {
 		return "", fmt.Errorf("cannot tell the application: %w", err)
 	}
@@ -161,6 +172,22 @@ func (h *hands) tell(ctx context.Context, line string) (string, error) {
 		return "", fmt.Errorf("the application answered %q", answer)
 	}
 	return "the application answered ok", nil
+}
+
+// halted reports whether the process that listens on the other end is frozen or
+// stopped. What is written to it now would wait, and a line of the pause would
+// be read after the resume.
+func (h *hands) halted(conn *net.UnixConn) bool {
+	cred, err := peer(conn)
+	if err != nil {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(h.proc, strconv.Itoa(int(cred.Pid)), "cgroup"))
+	if err != nil {
+		return false
+	}
+	events, err := os.ReadFile(filepath.Join(h.cgroups, cgroup2Of(data), "cgroup.events"))
+	return err == nil && bytes.Contains(events, []byte("frozen 1")) || h.stopped(int(cred.Pid))
 }
 
 // forbiddenBelow refuses to freeze a cgroup that holds a unit or an executable

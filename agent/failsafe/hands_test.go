@@ -344,6 +344,71 @@ func TestTell(t *testing.T) {
 	}
 }
 
+// application notes in the file of this name what it is told, one after the other.
+func application(name string) {
+	l, err := net.Listen("unix", name+".sock")
+	if err != nil {
+		panic(err)
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprint(f, line)
+		f.Close()
+		fmt.Fprint(conn, "ok\n")
+		conn.Close()
+	}
+}
+
+// An application that is frozen is not told again: it would read of the pause
+// after it has read of the resume, and stay as it is.
+func TestFrozenApplicationIsNotTold(t *testing.T) {
+	cgroup := workload(t)
+	d := newDevice(t, func(m *reference.Manifest) {
+		m.Reaction = []reference.Reaction{{Do: reference.Tell, Deadline: 5000}, {Do: reference.Freeze, Target: cgroup, Deadline: 5000}}
+	})
+	d.cfg.AppSocket = d.path("app.sock")
+	app := exec.Command("/proc/self/exe")
+	app.Env = append(os.Environ(), "FAILSAFE_APP="+d.path("app"))
+	app.Stderr = t.Output()
+	f, err := os.Open(filepath.Join(cgroupRoot, cgroup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	app.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd()), Pdeathsig: syscall.SIGKILL}
+	if err := app.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { thaw(t, cgroup); app.Process.Kill(); app.Wait() })
+	r := d.start()
+	r.until(t, "listening", func(Status) bool { _, err := os.Stat(d.cfg.AppSocket); return err == nil })
+	id := r.mustPause(t).PauseID
+	r.untilPhase(t, PhasePaused)
+	for range 3 {
+		r.stop()
+		r = d.start()
+		if s := r.status(); s.Effects[0].Done || !strings.Contains(s.Effects[0].Observed, "frozen or stopped already") || s.Effects[0].Millis > 1000 {
+			t.Errorf("after a restart: %+v", s.Effects)
+		}
+	}
+	if _, err := r.client.Resume(ctx10(t), d.resume(id, d.world.Resume, nil)); err != nil {
+		t.Fatal(err)
+	}
+	r.untilPhase(t, PhaseClear)
+	told, err := os.ReadFile(d.path("app"))
+	if want := fmt.Sprintf("pause %x 5000\nresume %x\n", id, id); err != nil || string(told) != want {
+		t.Errorf("told %q, want %q; %v", told, want, err)
+	}
+}
+
 // A step that fails does not stop the next.
 func TestFailingStepDoesNotStopTheNext(t *testing.T) {
 	cgroup := workload(t)
