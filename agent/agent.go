@@ -66,6 +66,7 @@ type Config struct {
 	Identity   *attest.Identity  // nil without a TPM
 
 	Sources   []facts.Source // all but the application's
+	Logs      []LogFile      // of the boot, sent as far as they are new; read only when a report is signed
 	AppSocket string         // "" when no application hands in facts
 	AppUIDs   []uint32       // users that may hand in; none: whoever can open the socket
 
@@ -91,6 +92,8 @@ const (
 	alarmsAMinute  = 4                // alarms beyond are folded into the next report
 	bootPatience   = 10 * time.Minute // then the boot report goes out with what is known
 	enrolAgain     = 5 * time.Minute  // an unanswered request is sent again
+	quoteEvery     = 15 * time.Minute // between two quotes that nothing calls for
+	quotePause     = time.Minute      // at least this long between two that IMA calls for
 	sourceDeadline = 100 * time.Millisecond
 	roundPause     = 20 * time.Millisecond // at least this long between two rounds
 )
@@ -125,6 +128,10 @@ type Agent struct {
 	nextRef     time.Time
 	nextEnrol   time.Time
 	lastFinding time.Time
+	lastQuote   time.Time // when the newest report with a quote was made
+	quotedIMA   int64     // entries of the IMA list then
+	quoteDue    bool      // after an alarm, which does not wait for the TPM
+	logsDue     bool      // the verifier has less of the logs than the device
 	alarms      []time.Time
 	effects     int // observed effects that were reported
 	inbox       chan []byte

@@ -19,6 +19,7 @@ import (
 const (
 	factBootCount facts.Key = 9
 	factServices  facts.Key = 80
+	factIMACount  facts.Key = 90
 	factFirmware  facts.Key = 112
 )
 
@@ -48,7 +49,7 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 		kind = attest.KindStage
 	case (len(a.notes) > 0 || !sameRules(a.deviating, deviations(a.results))) && now.Sub(a.lastFinding) >= findingPause:
 		kind = attest.KindFinding
-	case !now.Before(a.nextReport):
+	case !now.Before(a.nextReport) || a.quoteDue || a.logsDue && now.Sub(a.lastFinding) >= findingPause:
 		kind = attest.KindRoutine
 	}
 	if kind == 0 {
@@ -63,14 +64,27 @@ func (a *Agent) send(now time.Time, kind attest.Kind, nonce []byte, status fails
 		a.fold.Add(a.snapshot) // two reports in one round: the second has the same facts
 	}
 	job := sealJob{report: a.build(kind, nonce, status), class: spool.Routine, topic: "report"}
-	switch kind {
-	case attest.KindAlarm:
+	switch {
+	case kind == attest.KindAlarm:
 		job.class, job.topic = spool.Alarm, "alarm"
-	case attest.KindBoot, attest.KindChallenge:
+	case kind == attest.KindBoot || kind == attest.KindChallenge:
 		job.class, job.topic, job.quote = spool.Evidence, "evidence", a.PCRs()
+	case a.wantQuote(now):
+		job.topic, job.quote = "evidence", a.PCRs()
+	}
+	if kind != attest.KindAlarm {
+		job.logs, job.demand = job.quote != nil || a.logsDue, a.logsDue || kind == attest.KindChallenge
 	}
 	if !a.sealer.put(job) {
 		return // counted by the sealer, and said in the next report
+	}
+	if job.logs {
+		a.logsDue = false
+	}
+	if job.quote != nil {
+		a.quoteDue, a.lastQuote, a.quotedIMA = false, now, a.imaCount()
+	} else if kind == attest.KindAlarm && a.cfg.TPM != nil {
+		a.quoteDue = true
 	}
 	a.fold.Reset()
 	a.notes = nil
@@ -80,6 +94,19 @@ func (a *Agent) send(now time.Time, kind attest.Kind, nonce []byte, status fails
 	a.lastFinding = now
 	a.nextReport = now.Add(a.every())
 }
+
+// wantQuote reports whether a report that needs no quote for its kind gets one:
+// after an alarm, when IMA has measured something new, and from time to time.
+func (a *Agent) wantQuote(now time.Time) bool {
+	if a.cfg.TPM == nil || !a.bootSent {
+		return false
+	}
+	since := now.Sub(a.lastQuote)
+	return a.quoteDue || since >= quoteEvery || since >= quotePause && a.imaCount() != a.quotedIMA
+}
+
+// imaCount returns how long the IMA list is, 0 when that is not known.
+func (a *Agent) imaCount() int64 { return a.snapshot.Reading(factIMACount).Value.Int() }
 
 func (a *Agent) every() time.Duration {
 	if a.ref == nil {
@@ -243,6 +270,10 @@ func (a *Agent) receive(data []byte) {
 			a.cfg.Log.Error("cannot remember the enrolment", "err", err)
 		}
 		a.cfg.Log.Info("enrolled: an operator approved this device")
+	case d.Have != nil:
+		if string(d.Have.BootSeed) == string(a.cfg.BootID[:]) && a.sealer.logs.acknowledge(d.Have.Bytes) {
+			a.logsDue = true
+		}
 	case d.Credential != nil:
 		a.sealer.put(sealJob{credential: d.Credential, activated: a.sendEnrolment})
 	default:

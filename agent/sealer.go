@@ -16,6 +16,9 @@ import (
 // maxJobs bounds reports that wait for the TPM or the disk.
 const maxJobs = 64
 
+// partsOverhead is more than what the encoding adds to the packed parts.
+const partsOverhead = 128
+
 // diskAgain is the pause before a message that could not be stored is tried again.
 const diskAgain = 2 * time.Second
 
@@ -24,6 +27,8 @@ const diskAgain = 2 * time.Second
 type sealJob struct {
 	report     *attest.Report
 	quote      []int // PCRs of the quote to bind to the report; nil without one
+	logs       bool  // send what is new in the logs of the boot
+	demand     bool  // and send again what was sent a moment ago
 	enrol      *attest.Enrolment
 	credential *attest.Credential
 	activated  func(secret []byte)
@@ -38,6 +43,7 @@ type sealer struct {
 	tpm    TPM
 	spool  Spool
 	store  *stateStore
+	logs   *bootLogs
 	log    *slog.Logger
 	ready  chan struct{}
 
@@ -47,7 +53,7 @@ type sealer struct {
 }
 
 func newSealer(cfg *Config, store *stateStore) *sealer {
-	return &sealer{signer: cfg.Signer, tpm: cfg.TPM, spool: cfg.Spool, store: store, log: cfg.Log, ready: make(chan struct{}, 1)}
+	return &sealer{signer: cfg.Signer, tpm: cfg.TPM, spool: cfg.Spool, store: store, logs: newBootLogs(cfg.Logs, cfg.Log), log: cfg.Log, ready: make(chan struct{}, 1)}
 }
 
 // put queues a job; an alarm goes before all that is no alarm. It reports
@@ -159,6 +165,9 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 	for _, gap := range s.spool.Stats().Dropped {
 		b.Dropped += gap.Count
 	}
+	if j.quote != nil {
+		b.NoLogs = s.logs.missing()
+	}
 	signed, err := attest.Seal(j.report, s.signer)
 	for errors.Is(err, attest.ErrTooLarge) && j.report.Shrink() {
 		signed, err = attest.Seal(j.report, s.signer)
@@ -178,6 +187,14 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 	data, err := cose.Encode(m)
 	if err != nil {
 		return nil, err
+	}
+	if j.logs {
+		// After the quote: the list then has all that the quote covers.
+		if m.Parts = s.logs.parts(time.Now(), attest.MaxMessageSize-len(data)-partsOverhead, j.demand); len(m.Parts) > 0 {
+			if data, err = cose.Encode(m); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if len(data) > attest.MaxMessageSize {
 		return nil, fmt.Errorf("cannot make message: %d bytes, the limit is %d", len(data), attest.MaxMessageSize)

@@ -422,13 +422,24 @@ func FuzzDecode(f *testing.F) {
 		f.Add(data)
 	}
 	key := fixedSigner(f).Public()
-	good := seal(f, example(f))
+	good := map[[32]byte]bool{} // what the key has signed
+	for _, name := range []string{"alarm", "logs"} {
+		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		var m attest.Message
+		if err := cose.Decode(data, attest.MaxMessageSize, &m); err != nil {
+			f.Fatal(err)
+		}
+		good[sha256.Sum256(m.Report)] = true
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		u, err := attest.Decode(data)
 		if err != nil {
 			return
 		}
-		if v, err := u.Verify(key); err == nil && !v.HasQuote() && !bytes.Equal(data, good) {
+		if v, err := u.Verify(key); err == nil && !good[v.Digest()] {
 			t.Fatalf("forged message %x", data)
 		}
 	})

@@ -136,6 +136,7 @@ type Down struct {
 	Command    []byte      `cbor:"1,keyasint,omitempty"` // signed command of an operator
 	Credential *Credential `cbor:"2,keyasint,omitempty"` // to be activated by the TPM
 	Enrolled   bool        `cbor:"3,keyasint,omitempty"` // the operator approved; a hint
+	Have       *Have       `cbor:"4,keyasint,omitempty"` // how much of the boot's logs the verifier has; a hint
 }
 
 // A Credential is the output of TPM2_MakeCredential.
@@ -154,13 +155,18 @@ func DecodeDown(data []byte) (*Down, error) {
 		return nil, fmt.Errorf("cannot decode message from verifier: %w", err)
 	}
 	n := 0
-	for _, set := range []bool{d.Command != nil, d.Credential != nil, d.Enrolled} {
+	for _, set := range []bool{d.Command != nil, d.Credential != nil, d.Enrolled, d.Have != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
 		return nil, fmt.Errorf("cannot decode message from verifier: %d parts, want one", n)
+	}
+	if d.Have != nil {
+		if err := d.Have.check(); err != nil {
+			return nil, fmt.Errorf("cannot decode message from verifier: %w", err)
+		}
 	}
 	return d, nil
 }

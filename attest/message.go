@@ -39,10 +39,12 @@ func Seal(r *Report, key *cose.Signer) ([]byte, error) {
 // overhead is more than what tags, headers and signature add to the payload.
 const overhead = 256
 
-// A Message carries one signed report, and the quote that is bound to it.
+// A Message carries one signed report, the quote that is bound to it, and what is
+// new in the logs that the quote proves.
 type Message struct {
 	Report []byte `cbor:"1,keyasint"`           // CWT-tagged COSE_Sign1
 	Quote  *Quote `cbor:"2,keyasint,omitempty"` //
+	Parts  []Part `cbor:"3,keyasint,omitempty"` // what is new in the boot's logs, ascending by log
 }
 
 // A Quote is a TPM quote with the PCR values it covers.
@@ -121,6 +123,9 @@ func Decode(data []byte) (*Unverified, error) {
 	if q := u.message.Quote; q != nil && len(q.PCRs) > 24 {
 		return nil, fmt.Errorf("cannot decode message: quote with %d PCRs, the limit is 24", len(q.PCRs))
 	}
+	if err := checkParts(u.message.Parts); err != nil {
+		return nil, fmt.Errorf("cannot decode message: %w", err)
+	}
 	return u, nil
 }
 
@@ -136,6 +141,7 @@ func (u *Unverified) KeyID() cose.KeyID { return u.signed.KeyID() }
 type Verified struct {
 	report Report
 	quote  *Quote
+	parts  []Part
 	signed []byte
 	digest [32]byte
 }
@@ -146,7 +152,7 @@ func (u *Unverified) Verify(key *cose.PublicKey) (*Verified, error) {
 	if _, err := u.signed.Verify(cose.Report, key); err != nil {
 		return nil, err
 	}
-	return &Verified{report: u.report, quote: u.message.Quote, signed: u.message.Report, digest: sha256.Sum256(u.message.Report)}, nil
+	return &Verified{report: u.report, quote: u.message.Quote, parts: u.message.Parts, signed: u.message.Report, digest: sha256.Sum256(u.message.Report)}, nil
 }
 
 // Report returns the verified claims. The caller must not change them.
@@ -157,6 +163,10 @@ func (v *Verified) Digest() [32]byte { return v.digest }
 
 // HasQuote reports whether a quote came with the report.
 func (v *Verified) HasQuote() bool { return v.quote != nil }
+
+// UnverifiedParts returns what came of the boot's logs. No signature covers it:
+// it counts as far as a quote proves it.
+func (v *Verified) UnverifiedParts() []Part { return v.parts }
 
 // VerifyQuote checks that the quote is bound to this report and made by the
 // attestation key over the PCRs of want.

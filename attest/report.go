@@ -26,7 +26,7 @@ import (
 // Limits of what a device sends.
 const (
 	MaxReportSize  = 48 << 10 // signed report; a routine one of 60 facts has about 700 bytes
-	MaxMessageSize = 64 << 10 // report with its quote
+	MaxMessageSize = 64 << 10 // report with its quote and parts of logs
 	MaxEffects     = 64       // steps of a reaction chain with their observed effects
 	MaxNotes       = 32       // degraded modes the device reports of itself
 	MaxNote        = 256      // bytes of one
@@ -149,6 +149,7 @@ type Body struct {
 	Dropped    uint64             `cbor:"13,keyasint,omitempty"` // reports ever dropped from a full spool
 	Inventory  *Inventory         `cbor:"14,keyasint,omitempty"` // in boot reports
 	Notes      []string           `cbor:"15,keyasint,omitempty"` // degraded modes, in words
+	NoLogs     map[Log]Gap        `cbor:"16,keyasint,omitempty"` // logs of the boot that the device cannot send, and why
 }
 
 // An Edition names one signed manifest.
@@ -418,6 +419,11 @@ func (r *Report) check() error {
 	for k, g := range b.Gaps {
 		if _, both := b.Facts[k]; both || g.Status == facts.OK || !g.Status.Known() || len(g.Reason) > MaxNote {
 			return fmt.Errorf("gap of fact %d: status %d does not fit", k, g.Status)
+		}
+	}
+	for l, g := range b.NoLogs {
+		if !l.Known() || g.Status == facts.OK || !g.Status.Known() || len(g.Reason) > MaxNote {
+			return fmt.Errorf("gap of log %d: status %d does not fit", l, g.Status)
 		}
 	}
 	seen := map[string]bool{}

@@ -159,6 +159,9 @@ func (c *config) check(path string) error {
 	return nil
 }
 
+// below returns a path below the directory that facts are read from.
+func (c *config) below(path string) string { return filepath.Join(c.Root, path) }
+
 func (c *config) stateOf(part string) string { return filepath.Join(c.State, part) }
 
 // roots reads the root keys of both owners.

@@ -18,6 +18,7 @@ import (
 	"github.com/miotfacts/miotfacts/agent/failsafe"
 	"github.com/miotfacts/miotfacts/agent/mqtt"
 	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/facts/linux"
 	"github.com/miotfacts/miotfacts/reference"
 )
@@ -70,6 +71,11 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	}
 	if d.tpm != nil {
 		config.TPM = d.tpm
+		config.Logs = []agent.LogFile{ // what proves nothing without a quote is not sent
+			{Log: attest.LogFirmware, Path: c.below("sys/kernel/security/tpm0/binary_bios_measurements")},
+			{Log: attest.LogUserspace, Path: c.below("run/log/systemd/tpm2-measure.log")},
+			{Log: attest.LogIMA, Path: c.below("sys/kernel/security/ima/binary_runtime_measurements")},
+		}
 	}
 	if a, err = agent.New(config); err != nil {
 		return fail(exitNeeds, "", err)
