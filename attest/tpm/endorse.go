@@ -17,24 +17,28 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// parseEK accepts endorsement keys of the low-range templates L-1 and L-2 (EK
-// Credential Profile 2.5, B.3): storage keys, RSA-2048 or P-256.
+// parseEK accepts endorsement keys of the templates in ekKinds: storage keys,
+// RSA-2048, P-256 or P-384.
 func parseEK(b []byte) (*public, error) {
 	p, err := parsePublic(b)
 	if err != nil {
 		return nil, err
 	}
+	nameAlg, bits := uint16(algSHA256), uint16(128)
 	switch {
 	case p.kind == algRSA && p.bits == 2048 && len(p.modulus) == 256 && (p.exponent == 0 || p.exponent == 65537):
 	case p.kind == algECC && p.curve == curveP256:
+	case p.kind == algECC && p.curve == curveP384 && p.attributes&userWithAuth != 0:
+		nameAlg, bits = algSHA384, 256
 	default:
 		return nil, fmt.Errorf("%w: type %#04x, curve %#04x, %d bits", ReasonEK, p.kind, p.curve, p.bits)
 	}
+	// The high range, and it alone, lets the key be used with an empty password.
 	const attributes = fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy | restricted | decrypt
-	if p.attributes != attributes || p.nameAlg != algSHA256 || p.scheme != algNull {
+	if p.attributes&^userWithAuth != attributes || p.nameAlg != nameAlg || p.scheme != algNull {
 		return nil, fmt.Errorf("%w: attributes %#08x, name algorithm %#04x, scheme %#04x", ReasonEK, p.attributes, p.nameAlg, p.scheme)
 	}
-	if s := p.symmetric; s.alg != algAES || s.bits != 128 || s.mode != algCFB {
+	if s := p.symmetric; s.alg != algAES || s.bits != bits || s.mode != algCFB {
 		return nil, fmt.Errorf("%w: symmetric %#04x with %d bits", ReasonEK, s.alg, s.bits)
 	}
 	return p, nil
@@ -45,7 +49,7 @@ func (p *public) key() (crypto.PublicKey, error) {
 	if p.kind == algRSA {
 		return &rsa.PublicKey{N: new(big.Int).SetBytes(p.modulus), E: 65537}, nil // 0 stands for it
 	}
-	return p.ecdsa()
+	return p.point()
 }
 
 // MakeCredential encrypts secret, 1 to 32 bytes, so that only the TPM with this

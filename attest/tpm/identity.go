@@ -26,13 +26,6 @@ type Attestation struct {
 	Signature []byte // TPMT_SIGNATURE (part 2, 11.3.4)
 }
 
-// NV indices of endorsement key certificates for the low-range templates L-1
-// and L-2 (EK Credential Profile 2.5, 2.2.1.4 and 2.2.1.5).
-const (
-	nvEKCertRSA tpm2.TPMHandle = 0x01c00002
-	nvEKCertECC tpm2.TPMHandle = 0x01c0000a
-)
-
 // signingTemplate is an ECDSA P-256 key. What is unique to it tells keys with
 // the same seed apart; changing it changes the identity of every device.
 func signingTemplate(unique string, restricted bool) tpm2.TPMTPublic {
@@ -85,9 +78,6 @@ func (t *TPM) provision() (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.use(func() error { return nil }, ek); err != nil {
-		return nil, fmt.Errorf("endorsement key: %w", err)
-	}
 	if err := t.flush(ek); err != nil {
 		return nil, fmt.Errorf("endorsement key: %w", err)
 	}
@@ -107,7 +97,7 @@ func (t *TPM) provision() (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.sweep(ek.name, t.ak.name, t.device.name); err != nil {
+	if _, err := t.sweep([]tpm2.TPMHandle{t.ak.handle, t.device.handle}, ek.name, t.ak.name, t.device.name); err != nil {
 		return nil, err
 	}
 	id := &Identity{EKPublic: ek.public, EKCert: cert, AKPublic: t.ak.public, DevicePublic: t.device.public, Certify: certify}
@@ -117,29 +107,6 @@ func (t *TPM) provision() (*Identity, error) {
 		return nil, err
 	}
 	return id, nil
-}
-
-// endorsementKey chooses the key that has a certificate, P-256 first, and P-256
-// when neither has one.
-func (t *TPM) endorsementKey() (*key, []byte, error) {
-	for _, c := range []struct {
-		index    tpm2.TPMHandle
-		template tpm2.TPMTPublic
-	}{{nvEKCertECC, tpm2.ECCEKTemplate}, {nvEKCertRSA, tpm2.RSAEKTemplate}} {
-		data, err := t.nvRead(c.index)
-		if errors.Is(err, ErrNVAbsent) {
-			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read endorsement key certificate: %w", err)
-		}
-		der, err := cutCert(data)
-		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read endorsement key certificate in NV index %#x: %w", uint32(c.index), err)
-		}
-		return &key{template: c.template}, der, nil
-	}
-	return &key{template: tpm2.ECCEKTemplate}, nil, nil
 }
 
 // Activate opens a credential that MakeCredential made for this TPM's
@@ -172,7 +139,7 @@ func (t *TPM) activate(blob, seed []byte) (opened []byte, err error) {
 	}
 	defer func() { err = errors.Join(err, t.flush(ek)) }()
 	err = t.use(func() error {
-		session, done, err := t.policySession()
+		session, done, err := t.endorsementSession(ek)
 		if err != nil {
 			return err
 		}
@@ -191,11 +158,26 @@ func (t *TPM) activate(blob, seed []byte) (opened []byte, err error) {
 	return opened, err
 }
 
-// policySession satisfies the policy of endorsement keys: TPM2_PolicySecret with
-// the endorsement hierarchy (EK Credential Profile 2.5, B.3.3). The caller ends
-// the session with done, whatever became of it.
-func (t *TPM) policySession() (session tpm2.Session, done func() error, err error) {
-	session, done, err = tpm2.PolicySession(t.link, tpm2.TPMAlgSHA256, 16)
+// endorsementSession is one in which the endorsement key may be used. What comes
+// back in it is encrypted to a session key that travelled under the endorsement
+// key itself: who listens on the bus to a discrete TPM does not learn the secret.
+// The caller ends it with done, whatever became of it.
+func (t *TPM) endorsementSession(ek *key) (session tpm2.Session, done func() error, err error) {
+	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek.public)
+	if err != nil {
+		return nil, nil, err
+	}
+	private := []tpm2.AuthOption{tpm2.Salted(ek.handle, *public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
+	if ek.template.ObjectAttributes.UserWithAuth { // high range: an empty password
+		session, done, err = tpm2.HMACSession(t.link, tpm2.TPMAlgSHA256, 16, private...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot start session: %w", err)
+		}
+		return session, done, nil
+	}
+	// Low range: TPM2_PolicySecret with the endorsement hierarchy (EK Credential
+	// Profile 2.5, B.3.3).
+	session, done, err = tpm2.PolicySession(t.link, tpm2.TPMAlgSHA256, 16, private...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot start session: %w", err)
 	}

@@ -210,9 +210,7 @@ func (t *TPM) readCounter() (uint64, error) {
 	return binary.BigEndian.Uint64(data), nil
 }
 
-func (t *TPM) owner() tpm2.AuthHandle {
-	return tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(t.opt.OwnerAuth)}
-}
+func (t *TPM) owner() tpm2.AuthHandle { return hierarchy(tpm2.TPMRHOwner, t.opt.OwnerAuth) }
 
 // An nvIndex is what the TPM says of an NV index (part 3, 31.6).
 type nvIndex struct {

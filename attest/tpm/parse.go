@@ -16,11 +16,13 @@ const (
 	algRSA    = 0x0001
 	algAES    = 0x0006
 	algSHA256 = 0x000b
+	algSHA384 = 0x000c
 	algNull   = 0x0010
 	algECDSA  = 0x0018
 	algECC    = 0x0023
 	algCFB    = 0x0043
 	curveP256 = 0x0003
+	curveP384 = 0x0004
 
 	generated     = 0xff544347 // TPM_GENERATED_VALUE
 	attestCertify = 0x8017
@@ -30,6 +32,7 @@ const (
 	fixedTPM            = 1 << 1
 	fixedParent         = 1 << 4
 	sensitiveDataOrigin = 1 << 5
+	userWithAuth        = 1 << 6
 	adminWithPolicy     = 1 << 7
 	noDA                = 1 << 10
 	restricted          = 1 << 16
@@ -143,20 +146,27 @@ func parsePublic(b []byte) (*public, error) {
 	return p, r.end("public area")
 }
 
-// ecdsa returns the key as one of P-256; the point is on the curve.
-func (p *public) ecdsa() (*ecdsa.PublicKey, error) {
-	if p.kind != algECC || p.curve != curveP256 {
+// point returns the key as one of P-256 or P-384; the point is on the curve.
+func (p *public) point() (*ecdsa.PublicKey, error) {
+	var curve elliptic.Curve
+	switch {
+	case p.kind == algECC && p.curve == curveP256:
+		curve = elliptic.P256()
+	case p.kind == algECC && p.curve == curveP384:
+		curve = elliptic.P384()
+	default:
 		return nil, fmt.Errorf("%w: type %#04x, curve %#04x", ReasonKeyType, p.kind, p.curve)
 	}
-	if len(p.x) > 32 || len(p.y) > 32 {
+	size := curve.Params().BitSize / 8
+	if len(p.x) > size || len(p.y) > size {
 		return nil, fmt.Errorf("%w: coordinates of %d and %d bytes", ReasonMalformed, len(p.x), len(p.y))
 	}
 	// Some TPMs leave out leading zeros.
-	point := make([]byte, 65)
+	point := make([]byte, 1+2*size)
 	point[0] = 4
-	copy(point[33-len(p.x):33], p.x)
-	copy(point[65-len(p.y):], p.y)
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	copy(point[1+size-len(p.x):1+size], p.x)
+	copy(point[1+2*size-len(p.y):], p.y)
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ReasonMalformed, err)
 	}
@@ -165,7 +175,10 @@ func (p *public) ecdsa() (*ecdsa.PublicKey, error) {
 
 // signing returns the key if it can sign nothing but ECDSA with SHA-256.
 func (p *public) signing() (*ecdsa.PublicKey, error) {
-	key, err := p.ecdsa()
+	if p.kind == algECC && p.curve != curveP256 {
+		return nil, fmt.Errorf("%w: curve %#04x", ReasonKeyType, p.curve)
+	}
+	key, err := p.point()
 	if err != nil {
 		return nil, err
 	}

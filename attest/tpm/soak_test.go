@@ -3,6 +3,7 @@ package tpm_test
 import (
 	"bufio"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,41 @@ import (
 	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
 )
+
+// everyKind has the soak tests run on each kind of TPM, as make test-tpm does. An
+// RSA key takes a software TPM as long as a slow chip.
+var everyKind = flag.Bool("every-kind", false, "soak every kind of TPM, not only one")
+
+// kinds are the TPMs that devices come with.
+var kinds = []tpmtest.Spec{
+	{EK: "P-256"},
+	{EK: "P-256", Banks: tpmtest.FourBanks},
+	{EK: "P-384"},
+	{EK: "P-384", Banks: tpmtest.FourBanks},
+	{EK: "RSA-2048"},
+	{EK: "RSA-2048", Banks: tpmtest.FourBanks},
+}
+
+// soak runs f on the kinds of TPM, or on the one that is quick.
+func soak(t *testing.T, f func(t *testing.T, e *tpmtest.Emulator)) {
+	list := kinds[1:2]
+	if *everyKind {
+		list = []tpmtest.Spec{kinds[0], kinds[1], kinds[3], kinds[4]}
+	}
+	for _, k := range list {
+		t.Run(kindName(k), func(t *testing.T) {
+			e, _ := k.Manufacture(t)
+			f(t, e)
+		})
+	}
+}
+
+func kindName(s tpmtest.Spec) string {
+	if s.Banks == "" {
+		return s.EK + " one bank"
+	}
+	return s.EK + " four banks"
+}
 
 // TestMain makes this program a process that attests for ever, for the tests
 // that kill one.
@@ -52,8 +88,9 @@ func attestForEver(addr string) {
 
 // TestSoakAttestations makes 500 attestations in a row, each with a connection
 // of its own, and looks at what they leave in the TPM.
-func TestSoakAttestations(t *testing.T) {
-	e := tpmtest.New(t)
+func TestSoakAttestations(t *testing.T) { soak(t, soakAttestations) }
+
+func soakAttestations(t *testing.T, e *tpmtest.Emulator) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "TPM_ATTEST_FOR_EVER="+e.Addr)
 	out, err := cmd.StdoutPipe()
@@ -75,8 +112,9 @@ func TestSoakAttestations(t *testing.T) {
 }
 
 // TestSoakKills kills a process that attests with -9 at 100 random moments.
-func TestSoakKills(t *testing.T) {
-	e := tpmtest.New(t)
+func TestSoakKills(t *testing.T) { soak(t, soakKills) }
+
+func soakKills(t *testing.T, e *tpmtest.Emulator) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	attested := 0
 	for range 100 {
@@ -107,8 +145,9 @@ func TestSoakKills(t *testing.T) {
 }
 
 // TestSoakPowerCuts cuts the TPM's power 20 times while commands are under way.
-func TestSoakPowerCuts(t *testing.T) {
-	e := tpmtest.New(t)
+func TestSoakPowerCuts(t *testing.T) { soak(t, soakPowerCuts) }
+
+func soakPowerCuts(t *testing.T, e *tpmtest.Emulator) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 20 {
 		cmd := exec.Command(os.Args[0])

@@ -144,7 +144,17 @@ func (k *key) auth() tpm2.AuthHandle {
 }
 
 func (t *TPM) endorsement() tpm2.AuthHandle {
-	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(t.opt.EndorsementAuth)}
+	return hierarchy(tpm2.TPMRHEndorsement, t.opt.EndorsementAuth)
+}
+
+// hierarchy names a hierarchy with its password. A password is proved in an HMAC
+// session and does not travel (part 1, 19.6); one that can be guessed can still be
+// found by who listened. Most devices have none, and need no session.
+func hierarchy(h tpm2.TPMHandle, password []byte) tpm2.AuthHandle {
+	if len(password) == 0 {
+		return tpm2.AuthHandle{Handle: h, Auth: tpm2.PasswordAuth(nil)}
+	}
+	return tpm2.AuthHandle{Handle: h, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Auth(password))}
 }
 
 // load makes the key with TPM2_CreatePrimary (part 3, 24.1) unless it is there.
@@ -170,7 +180,7 @@ func (t *TPM) flush(k *key) error {
 }
 
 // use runs f with keys loaded. When the TPM is full, or no longer has one of them
-// as after its reset, they are made anew; both can happen in turn.
+// as after its reset, they are made anew; all of it can happen in turn.
 func (t *TPM) use(f func() error, keys ...*key) error {
 	try := func() error {
 		for _, k := range keys {
@@ -182,44 +192,68 @@ func (t *TPM) use(f func() error, keys ...*key) error {
 	}
 	for n := 1; ; n++ {
 		err := try()
+		var rc tpm2.TPMRC
 		switch {
-		case n == 3:
+		case err == nil || n == 6:
 			return err
 		case full(err):
-			if err := t.evict(); err != nil {
+			if err := t.evict(err, keys); err != nil {
 				return err
 			}
-		case !lost(err):
+		case errors.Is(err, errOtherKey) || errors.As(err, &rc):
+			// A handle may have come to name another object, of which a command
+			// can be refused for any reason.
+			if lost, err := t.forget(keys); err != nil {
+				return err
+			} else if lost {
+				continue
+			}
+			return err
+		default:
 			return err
 		}
-		for _, k := range keys {
-			k.handle = 0
+	}
+}
+
+// forget drops the handles that no longer name the keys they were for.
+func (t *TPM) forget(keys []*key) (lost bool, err error) {
+	for _, k := range keys {
+		if k.handle == 0 {
+			continue
+		}
+		rsp, err := tpm2.ReadPublic{ObjectHandle: k.handle}.Execute(t.link)
+		var rc tpm2.TPMRC
+		if err != nil && !errors.As(err, &rc) {
+			return false, err
+		}
+		if err != nil || !bytes.Equal(rsp.Name.Buffer, k.name.Buffer) || !bytes.Equal(rsp.QualifiedName.Buffer, qualifiedName(k.name.Buffer)) {
+			k.handle, lost = 0, true
 		}
 	}
+	return lost, nil
 }
 
 func full(err error) bool {
 	return errors.Is(err, tpm2.TPMRCObjectMemory) || errors.Is(err, tpm2.TPMRCSessionMemory) || errors.Is(err, tpm2.TPMRCSessionHandles)
 }
 
-func lost(err error) bool {
+// gone says that a command named something that is no longer there.
+func gone(err error) bool {
 	var rc tpm2.TPMRC
-	if errors.As(err, &rc) && rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceH6 {
-		return true
-	}
-	return errors.Is(err, errOtherKey)
+	return errors.As(err, &rc) && (rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceH6 || errors.Is(rc, tpm2.TPMRCHandle))
 }
 
 // sweep flushes copies of our keys that a killed process left behind in a TPM
-// without a resource manager. Objects of others stay. Another process of ours
-// that loses a key by it makes it anew.
-func (t *TPM) sweep(names ...tpm2.TPM2BName) error {
+// without a resource manager, and returns how many. Objects of others stay, and
+// so do the handles in keep. Another process of ours that loses a key by it makes
+// it anew.
+func (t *TPM) sweep(keep []tpm2.TPMHandle, names ...tpm2.TPM2BName) (n int, err error) {
 	loaded, err := t.handles(tpm2.TPMHTTransient)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, h := range loaded {
-		if h == t.ak.handle || h == t.device.handle {
+		if slices.Contains(keep, h) {
 			continue
 		}
 		rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.link)
@@ -227,12 +261,13 @@ func (t *TPM) sweep(names ...tpm2.TPM2BName) error {
 			continue // gone meanwhile, or not ours to read
 		}
 		if slices.ContainsFunc(names, func(n tpm2.TPM2BName) bool { return bytes.Equal(n.Buffer, rsp.Name.Buffer) }) {
-			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil && !lost(err) {
-				return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
+			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil && !gone(err) {
+				return n, fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
 			}
+			n++
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // handles lists what is loaded of a class.
@@ -249,19 +284,40 @@ func (t *TPM) handles(class tpm2.TPMHT) ([]tpm2.TPMHandle, error) {
 }
 
 // evict makes room in a TPM without a resource manager, where a killed process
-// leaves its objects and sessions behind. Behind /dev/tpmrm0 it sees only what is
-// ours. A process that loses a key by it makes it anew.
-func (t *TPM) evict() error {
-	t.ak.handle, t.device.handle = 0, 0
-	for _, class := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTLoadedSession} {
-		loaded, err := t.handles(class)
-		if err != nil {
+// leaves its objects and sessions behind: of what is full, and no more than must
+// be. First go keys of ours that are not in use, then those of the dead. Behind
+// /dev/tpmrm0 it sees only what is ours; /dev/tpm0 has one user at a time.
+func (t *TPM) evict(cause error, keys []*key) error {
+	class := tpm2.TPMHTLoadedSession
+	var keep []tpm2.TPMHandle
+	if errors.Is(cause, tpm2.TPMRCObjectMemory) {
+		class = tpm2.TPMHTTransient
+		if _, err := t.forget([]*key{&t.ak, &t.device}); err != nil {
 			return err
 		}
-		for _, h := range loaded {
-			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil {
-				return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
+		names := []tpm2.TPM2BName{t.ak.name, t.device.name}
+		for _, k := range keys {
+			names, keep = append(names, k.name), append(keep, k.handle)
+		}
+		for _, k := range []*key{&t.ak, &t.device} {
+			if !slices.Contains(keys, k) {
+				k.handle = 0
 			}
+		}
+		if n, err := t.sweep(keep, names...); n > 0 || err != nil {
+			return err
+		}
+	}
+	loaded, err := t.handles(class)
+	if err != nil {
+		return err
+	}
+	for _, h := range loaded {
+		if slices.Contains(keep, h) {
+			continue
+		}
+		if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.link); err != nil && !gone(err) {
+			return fmt.Errorf("cannot flush object %#x: %w", uint32(h), err)
 		}
 	}
 	return nil

@@ -33,8 +33,10 @@ type config struct {
 		OperatorRoots     []string `toml:"operator_roots"`
 	} `toml:"reference"`
 	Key struct {
-		TPM  string `toml:"tpm"`
-		File string `toml:"file"`
+		TPM                 string `toml:"tpm"`
+		EndorsementPassword string `toml:"endorsement_password_file"`
+		OwnerPassword       string `toml:"owner_password_file"`
+		File                string `toml:"file"`
 	} `toml:"key"`
 	Clock struct {
 		Trusted bool `toml:"trusted"`

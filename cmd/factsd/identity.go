@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -152,7 +153,21 @@ func readIdentity(c *config) (attest.UEID, error) {
 }
 
 func openTPM(c *config) (*tpm.TPM, error) {
-	t, err := tpm.Open(c.Key.TPM)
+	var options tpm.Options
+	for _, p := range []struct {
+		file     string
+		password *[]byte
+	}{{c.Key.EndorsementPassword, &options.EndorsementAuth}, {c.Key.OwnerPassword, &options.OwnerAuth}} {
+		if p.file == "" {
+			continue
+		}
+		data, err := os.ReadFile(p.file)
+		if err != nil {
+			return nil, fail(exitNeeds, "may this user read it?", fmt.Errorf("cannot read a password of the TPM: %w", err))
+		}
+		*p.password = bytes.TrimRight(data, "\r\n")
+	}
+	t, err := options.Open(c.Key.TPM)
 	if errors.Is(err, tpm.ErrNoTPM) {
 		return nil, fail(exitNeeds, "load the TPM's driver, correct key.tpm, or provision this device with key.file instead", err)
 	}

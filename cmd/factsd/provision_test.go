@@ -6,6 +6,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
 )
 
 const provisionConfig = `state = "STATE"
@@ -91,5 +95,45 @@ func TestUsers(t *testing.T) {
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %d, %v; want error %q", c.users, got, err, c.want)
 		}
+	}
+}
+
+// Somebody took ownership of the TPM: with the passwords of its hierarchies it is
+// the same device as before.
+func TestProvisionOwnedTPM(t *testing.T) {
+	e := tpmtest.New(t)
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	password := file("password", "of the hospital\n")
+	text := strings.ReplaceAll(strings.ReplaceAll(provisionConfig, "STATE", filepath.Join(dir, "state")), "file = \""+filepath.Join(dir, "state")+"/device.key\"", "tpm = \""+e.Addr+"\"\nKEYS")
+	text = strings.ReplaceAll(text, "[enforcer]", "[enforcer]\nnv = true")
+	try := func(keys string) (out, stderr strings.Builder, code int) {
+		code = mainCode([]string{"provision", "-config", file("factsd.toml", strings.ReplaceAll(text, "KEYS", keys))}, &out, &stderr)
+		return
+	}
+	before, stderr, code := try("")
+	if code != exitOK {
+		t.Fatalf("exit code %d: %s", code, stderr.String())
+	}
+	for _, h := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHEndorsement} {
+		if _, err := (tpm2.HierarchyChangeAuth{AuthHandle: h, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("of the hospital")}}).Execute(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, stderr, code := try(""); code != exitNeeds || !strings.Contains(stderr.String(), "owned with a password") {
+		t.Errorf("without the password: exit code %d: %s", code, stderr.String())
+	}
+	if _, stderr, code := try(`endorsement_password_file = "none"`); code != exitNeeds || !strings.Contains(stderr.String(), "cannot read a password of the TPM") {
+		t.Errorf("without the file: exit code %d: %s", code, stderr.String())
+	}
+	after, stderr, code := try(`endorsement_password_file = "` + password + `"` + "\n" + `owner_password_file = "` + password + `"`)
+	if code != exitOK || after.String() != before.String() || strings.Contains(stderr.String(), "no latch") {
+		t.Errorf("with the passwords: exit code %d, %s, want %s: %s", code, after.String(), before.String(), stderr.String())
 	}
 }

@@ -5,9 +5,16 @@ package tpmtest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +22,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 // An Emulator is a running swtpm.
@@ -43,14 +53,35 @@ func New(t testing.TB) *Emulator {
 	return start(t, folder(t))
 }
 
-// Manufacture starts a TPM with an RSA-2048 endorsement key certificate in NV, as
-// swtpm_setup makes it, and returns the authority that issued it.
+// A Spec says how a TPM is manufactured.
+type Spec struct {
+	EK    string // with a certificate: "RSA-2048" (template L-1), "P-256" (L-2, padded) or "P-384" (H-3)
+	Banks string // active PCR banks, as swtpm_setup takes them; "" for sha256
+}
+
+// Banks of a TPM as it comes when nobody chose.
+const FourBanks = "sha1,sha256,sha384,sha512"
+
+// Manufacture starts a TPM with certificates of an RSA-2048 and a P-384
+// endorsement key in NV, as swtpm_setup makes it, and returns the authority that
+// issued them.
 func Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
 	t.Helper()
+	return Spec{}.Manufacture(t)
+}
+
+// Manufacture starts a TPM of this kind and returns the authority that issued its
+// certificate.
+func (s Spec) Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
+	t.Helper()
+	banks := s.Banks
+	if banks == "" {
+		banks = "sha256"
+	}
 	ca, state := folder(t), folder(t)
 	for name, text := range map[string]string{
-		"setup.conf": fmt.Sprintf("create_certs_tool = %s\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\nactive_pcr_banks = sha256\n",
-			program(t, "swtpm_localca", "swtpm-tools"), filepath.Join(ca, "localca.conf"), filepath.Join(ca, "localca.options")),
+		"setup.conf": fmt.Sprintf("create_certs_tool = %s\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\nactive_pcr_banks = %s\n",
+			program(t, "swtpm_localca", "swtpm-tools"), filepath.Join(ca, "localca.conf"), filepath.Join(ca, "localca.options"), banks),
 		"localca.conf":    fmt.Sprintf("statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", ca),
 		"localca.options": "--platform-manufacturer Example\n--platform-version 1.0\n--platform-model pump\n",
 	} {
@@ -59,7 +90,7 @@ func Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
 		}
 	}
 	setup := exec.Command(program(t, "swtpm_setup", "swtpm-tools"), "--tpm2", "--tpmstate", state, "--create-ek-cert",
-		"--pcr-banks", "sha256", "--config", filepath.Join(ca, "setup.conf"), "--lock-nvram")
+		"--pcr-banks", banks, "--config", filepath.Join(ca, "setup.conf"))
 	if out, err := setup.CombinedOutput(); err != nil {
 		t.Fatalf("cannot manufacture TPM: %v\n%s", err, out)
 	}
@@ -74,7 +105,123 @@ func Manufacture(t testing.TB) (*Emulator, *x509.CertPool) {
 			t.Fatalf("no certificate in %s", name)
 		}
 	}
-	return start(t, state), roots
+	e := start(t, state)
+	switch s.EK {
+	case "":
+	case "RSA-2048":
+		e.undefine(ekCertP384)
+	case "P-384":
+		e.undefine(ekCertRSA)
+	case "P-256":
+		e.undefine(ekCertRSA)
+		e.undefine(ekCertP384)
+		roots = e.certifyP256()
+	default:
+		t.Fatalf("no endorsement key %q", s.EK)
+	}
+	return e, roots
+}
+
+// NV indices of certificates (EK Credential Profile 2.5, 2.2.1).
+const (
+	ekCertRSA  tpm2.TPMHandle = 0x01c00002
+	ekCertP256 tpm2.TPMHandle = 0x01c0000a
+	ekCertP384 tpm2.TPMHandle = 0x01c00016
+)
+
+// Send talks to the TPM beside the code under test.
+func (e *Emulator) Send(command []byte) ([]byte, error) {
+	conn, err := net.Dial("unix", e.socket)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(command); err != nil {
+		return nil, err
+	}
+	response := make([]byte, 10)
+	if _, err := io.ReadFull(conn, response); err != nil {
+		return nil, err
+	}
+	response = append(response, make([]byte, binary.BigEndian.Uint32(response[2:])-10)...)
+	_, err = io.ReadFull(conn, response[10:])
+	return response, err
+}
+
+// Clear clears the TPM as its owner can: all that was made from its endorsement
+// primaries stays, as the seed does; objects and indices of the owner go.
+func (e *Emulator) Clear() {
+	e.t.Helper()
+	if _, err := (tpm2.Clear{AuthHandle: tpm2.TPMRHLockout}).Execute(e); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *Emulator) undefine(index tpm2.TPMHandle) {
+	e.t.Helper()
+	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(e)
+	if err == nil {
+		_, err = tpm2.NVUndefineSpace{AuthHandle: tpm2.TPMRHPlatform, NVIndex: tpm2.NamedHandle{Handle: index, Name: rsp.NVName}}.Execute(e)
+	}
+	if err != nil {
+		e.t.Fatalf("cannot undefine NV index %#x: %v", uint32(index), err)
+	}
+}
+
+// certifyP256 puts a certificate of the P-256 endorsement key into NV, in an index
+// that is longer than it, as some makers do.
+func (e *Emulator) certifyP256() *x509.CertPool {
+	e.t.Helper()
+	must := func(err error) {
+		e.t.Helper()
+		if err != nil {
+			e.t.Fatalf("cannot certify endorsement key: %v", err)
+		}
+	}
+	ek, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(tpm2.ECCEKTemplate)}.Execute(e)
+	must(err)
+	_, err = tpm2.FlushContext{FlushHandle: ek.ObjectHandle}.Execute(e)
+	must(err)
+	area, err := ek.OutPublic.Contents()
+	must(err)
+	point, err := area.Unique.ECC()
+	must(err)
+	raw := append([]byte{4}, append(bytes.Clone(point.X.Buffer), point.Y.Buffer...)...)
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), raw)
+	must(err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "EK CA"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Unix(0, 0), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	must(err)
+	ca, err = x509.ParseCertificate(der)
+	must(err)
+	der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "EK"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+	}, ca, public, key)
+	must(err)
+	der = append(der, bytes.Repeat([]byte{0xff}, 300)...)
+	index := tpm2.TPMSNVPublic{
+		NVIndex: ekCertP256, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(der)),
+		Attributes: tpm2.TPMANV{PPWrite: true, PPRead: true, OwnerRead: true, AuthRead: true, NoDA: true, PlatformCreate: true, NT: tpm2.TPMNTOrdinary},
+	}
+	_, err = tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHPlatform, PublicInfo: tpm2.New2B(index)}.Execute(e)
+	must(err)
+	for at := 0; at < len(der); at += 512 {
+		rsp, err := tpm2.NVReadPublic{NVIndex: ekCertP256}.Execute(e)
+		must(err)
+		_, err = tpm2.NVWrite{
+			AuthHandle: tpm2.TPMRHPlatform, NVIndex: tpm2.NamedHandle{Handle: ekCertP256, Name: rsp.NVName},
+			Data: tpm2.TPM2BMaxNVBuffer{Buffer: der[at:min(at+512, len(der))]}, Offset: uint16(at),
+		}.Execute(e)
+		must(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	return roots
 }
 
 // folder is a new one for the time of the test. That of t.TempDir has the test's
