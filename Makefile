@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts docs deps clean dist deb repro
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts docs deps clean dist deb repro
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ test: size test-386 ## Everything: sizes, 32 bits, and all tests with the race d
 
 test-quick: ## All tests but the system tests in test/, without the race detector
 	$(GO) test $$($(GO) list ./... | grep -v /test/) ./test/house
+
+test-faults: ## Let every system call of the enforcer fail, and kill it at each, and write docs/faults.md (needs root, cgroup v2, strace)
+	$(GO) test -count=1 -timeout 40m -run 'TestFaults$$' ./agent/failsafe -v -faults $(CURDIR)/docs/faults.md
 
 test-tpm: ## All that is said of the TPM, against real swtpm: keys, quotes, power cuts, kills, leftovers
 	@mkdir -p bin; $(GO) test -race -count=1 -timeout 30m -v ./attest/tpm -args -every-kind >bin/test-tpm.log 2>&1; status=$$?; \

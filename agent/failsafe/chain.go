@@ -32,7 +32,7 @@ func (e *Enforcer) settle(ctx context.Context) {
 	for ctx.Err() == nil {
 		e.mu.Lock()
 		rec := e.rec
-		if rec.Phase == PhaseClear {
+		if rec.Phase == PhaseClear && len(rec.Steps) == 0 {
 			e.heal()
 			e.mu.Unlock()
 			return
@@ -40,14 +40,18 @@ func (e *Enforcer) settle(ctx context.Context) {
 		job, cancel := context.WithCancel(ctx)
 		e.stop = cancel
 		e.mu.Unlock()
-		if rec.Phase == PhaseResuming {
+		switch rec.Phase {
+		case PhaseClear:
+			e.mend(job, rec)
+		case PhaseResuming:
 			e.undo(job, rec)
-		} else {
+		default:
 			e.apply(job, rec.PauseID)
 		}
 		e.mu.Lock()
 		e.stop = nil
-		same := bytes.Equal(e.rec.PauseID, rec.PauseID) && e.rec.Phase.latched() && rec.Phase.latched()
+		// Held, or mended as far as it goes for now.
+		same := bytes.Equal(e.rec.PauseID, rec.PauseID) && e.rec.Phase.latched() == rec.Phase.latched() && e.rec.Phase != PhaseResuming
 		e.mu.Unlock()
 		cancel()
 		if same {
@@ -138,12 +142,25 @@ func (e *Enforcer) observed(i int, effect Effect) {
 	level("step", "do", effect.Kind, "target", effect.Target, "done", effect.Done, "observed", effect.Observed, "ms", effect.Millis)
 }
 
-// do runs one step within its deadline.
+// Tries of one step. Telling has one: who does not listen holds up the rest.
+const (
+	tries    = 3
+	tryAgain = 5 * time.Millisecond
+)
+
+// do runs one step within its deadline, and again when it fails.
 func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.Context) (string, error)) Effect {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Deadline)*time.Millisecond)
 	defer cancel()
 	start := time.Now()
 	words, err := f(ctx)
+	for try := 1; err != nil && try < tries && r.Do != reference.Tell && !errors.Is(err, reference.ErrNeverTouch) && ctx.Err() == nil; try++ {
+		select {
+		case <-ctx.Done():
+		case <-time.After(tryAgain):
+			words, err = f(ctx)
+		}
+	}
 	if err != nil {
 		words = err.Error()
 	}
@@ -151,8 +168,9 @@ func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.
 }
 
 // undo runs the reverse chain of a resume that was accepted, and clears the
-// latch. A step that cannot be undone is shown and does not keep the device
-// paused: the operator has decided, and sees it.
+// latch. A step that cannot be undone is said and does not keep the device
+// paused: the operator has decided, and sees it. It stays in the record, and is
+// tried again.
 func (e *Enforcer) undo(ctx context.Context, rec record) {
 	// As long as the TPM says paused, a restart comes back paused.
 	e.writeNV()
@@ -160,6 +178,7 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 	e.effects = nil
 	e.mu.Unlock()
 	n := 0
+	var left []step
 	for _, s := range slices.Backward(rec.Steps) {
 		if !s.Undo {
 			continue
@@ -175,20 +194,54 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 		e.observed(n, effect)
 		e.mu.Unlock()
 		n++
+		if !effect.Done && s.Reaction.Do != reference.Tell {
+			left = append([]step{s}, left...)
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.rec.Phase != PhaseResuming || ctx.Err() != nil {
 		return
 	}
-	e.rec = record{Version: 1, Phase: PhaseClear}
+	e.rec = record{Version: 1, Phase: PhaseClear, Steps: left}
 	e.told = nil
 	delete(e.degraded, "state")
 	e.save()
+	e.sayLeft()
 	// Silence counts anew: who does not measure by then is paused again.
 	e.life, e.silent = time.Now(), false
 	notify(e.beat)
 	e.log.Warn("resumed", "pause", fmt.Sprintf("%x", rec.PauseID))
+}
+
+// mend tries again to undo what a resume could not.
+func (e *Enforcer) mend(ctx context.Context, rec record) {
+	var left []step
+	for _, s := range slices.Backward(rec.Steps) {
+		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) { return e.hands.resume(ctx, s.Reaction, nil) })
+		if !effect.Done {
+			left = append([]step{s}, left...)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rec.Phase != PhaseClear || ctx.Err() != nil {
+		return
+	}
+	if len(left) != len(rec.Steps) {
+		e.rec.Steps = left
+		e.save()
+	}
+	e.sayLeft()
+}
+
+// sayLeft says what a resume has not undone. It is called with mu held.
+func (e *Enforcer) sayLeft() {
+	var err error
+	for _, s := range e.rec.Steps {
+		err = errors.Join(err, fmt.Errorf("resumed, and %s %s is not undone yet", s.Reaction.Do, s.Reaction.Target))
+	}
+	e.degrade("left", err)
 }
 
 // keepNV keeps the TPM in step with the latch. A TPM takes its time, so no step

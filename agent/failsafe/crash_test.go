@@ -40,9 +40,9 @@ func enforceChild(dir string) {
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), AllowUIDs: []uint32{0},
 		Device: deviceID, Vendor: "Example Medical", Model: "pump-1", AgentVersion: "0.1.0",
 		ManifestPath: filepath.Join(dir, "manifest"), KeyLists: []string{filepath.Join(dir, "keys-m"), filepath.Join(dir, "keys-o")},
-		Roots:      []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
-		Now:        func() reference.Interval { return reference.At(referencetest.Now) },
-		CgroupRoot: cgroupRoot, Ready: func() { fmt.Println("ready") },
+		Roots:     []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
+		Now:       func() reference.Interval { return reference.At(referencetest.Now) },
+		AppSocket: os.Getenv("FAILSAFE_TELL"), CgroupRoot: cgroupRoot, Ready: func() { fmt.Println("ready") },
 	})
 	fail(err)
 	fail(e.Run(context.Background()))
@@ -56,6 +56,17 @@ type child struct {
 
 func (d *device) child(cgroup ...int) *child {
 	d.t.Helper()
+	c, ready := d.begin([]string{"/proc/self/exe"}, cgroup...)
+	if !ready {
+		d.t.Fatal("the enforcer ended before it was ready")
+	}
+	return c
+}
+
+// begin starts an enforcer in a process of its own and waits until it says that
+// it is ready, or ends.
+func (d *device) begin(argv []string, cgroup ...int) (c *child, ready bool) {
+	d.t.Helper()
 	for name, root := range map[string]*cose.Signer{"root-m": d.world.ManufacturerRoot, "root-o": d.world.OperatorRoot} {
 		pem, err := root.Public().PEM()
 		if err != nil {
@@ -63,10 +74,10 @@ func (d *device) child(cgroup ...int) *child {
 		}
 		d.write(name, pem)
 	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir, "FAILSAFE_TELL="+d.cfg.AppSocket)
 	cmd.Stderr = d.t.Output()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	for _, fd := range cgroup {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
 	}
@@ -77,16 +88,18 @@ func (d *device) child(cgroup ...int) *child {
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	c := &child{cmd: cmd, client: Dial(d.cfg.Socket)}
+	c = &child{cmd: cmd, client: Dial(d.cfg.Socket)}
 	d.t.Cleanup(c.kill)
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		d.t.Fatalf("the enforcer said %q, %v", line, err)
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	if line != "ready\n" {
+		c.kill()
 	}
-	return c
+	return c, line == "ready\n"
 }
 
+// kill kills the enforcer, and what it runs under.
 func (c *child) kill() {
-	c.cmd.Process.Kill()
+	syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
 	c.cmd.Wait()
 	c.client.Close()
 }
@@ -204,48 +217,6 @@ func TestKilledAtRandom(t *testing.T) {
 	}
 	t.Logf("25 kills in a pause (usually %v): %d confirmed, %d came back paused, %d were never latched", usual, confirmed, latched, unlatched)
 	t.Logf("25 kills in a resume: %d accepted, %d finished after the restart, %d came back paused", accepted, finished, held)
-}
-
-// System calls of the running enforcer fail, or kill it, one kind after the
-// other. What was confirmed holds.
-func TestSystemCallsFail(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Fatal("strace is needed: apt install strace")
-	}
-	cgroup := workload(t)
-	for _, call := range []string{"fsync", "renameat", "write", "openat"} {
-		for _, fault := range []string{"error=EIO:when=1", "error=EIO:when=2", "error=EIO", "error=ENOSPC", "signal=KILL:when=1", "signal=KILL:when=2"} {
-			t.Run(call+" "+fault, func(t *testing.T) {
-				thaw(t, cgroup)
-				d := newDevice(t, freezeStep(cgroup))
-				c := d.child()
-				trace := exec.Command("strace", "-f", "-qq", "-e", "trace="+call, "-e", "inject="+call+":"+fault, "-p", fmt.Sprint(c.cmd.Process.Pid))
-				// Without -qq it would say so; a look at the kernel's word is as good.
-				if err := trace.Start(); err != nil {
-					t.Fatal(err)
-				}
-				untilTraced(t, c.cmd.Process.Pid)
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-				defer cancel()
-				s, err := c.client.Pause(ctx, crossing())
-				confirmed := err == nil && s.Latch == appraise.LatchPaused
-				c.kill()
-				trace.Wait()
-				c = d.child()
-				after, err := c.client.Status(ctx)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if confirmed && after.Latch != appraise.LatchPaused {
-					t.Errorf("a confirmed pause was lost: %+v, before %+v", after, s)
-				}
-				if (after.Latch == appraise.LatchPaused) != frozen(t, cgroup) {
-					t.Errorf("latch %s, frozen %v", after.Latch, frozen(t, cgroup))
-				}
-				t.Logf("confirmed %v, degraded %q, then %s", confirmed, s.Degraded, after.Latch)
-			})
-		}
-	}
 }
 
 // untilTraced waits until every thread of a process has a tracer.

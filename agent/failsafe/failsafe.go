@@ -554,9 +554,8 @@ func mayPause(ref *reference.Reference, p PauseRequest) error {
 func (e *Enforcer) pause(reason string) {
 	rec := record{Version: 1, Phase: PhasePausing, PauseID: newPauseID(), Reason: clip(reason, maxReason)}
 	e.since(&rec)
-	if e.rec.Phase == PhaseResuming {
-		rec.Steps = e.rec.Steps // what the resume has not undone yet
-	}
+	rec.Steps = e.rec.Steps // what a resume has not undone yet
+	e.degrade("left", nil)
 	e.plan(&rec)
 	err := e.latch.begin(&rec)
 	e.rec, e.pending, e.effects = rec, nil, nil

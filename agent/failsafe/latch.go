@@ -78,7 +78,7 @@ type record struct {
 	Reason     string                 `cbor:"7,keyasint,omitempty"`  // in words
 	Manifest   []byte                 `cbor:"8,keyasint,omitempty"`  // SHA-256 of the manifest that the steps are from
 	Resume     reference.ResumePolicy `cbor:"9,keyasint"`            // of that manifest; zero without one
-	Steps      []step                 `cbor:"10,keyasint,omitempty"` // in order; undone in reverse
+	Steps      []step                 `cbor:"10,keyasint,omitempty"` // in order; undone in reverse; when clear, those that a resume could not undo
 }
 
 func (r *record) check() error {

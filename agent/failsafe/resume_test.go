@@ -32,35 +32,35 @@ func TestResumesRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		document []byte
-		want     error // nil: any
-		words    string
+		want     error  // nil: not one of those that a caller asks for
+		words    string // of the reason
 	}{
 		{"forged by an unknown key", signed(referencetest.Signer(t), nil), reference.ErrUnknownKey, ""},
-		{"the manufacturer's manifest key", signed(w.Manifest, nil), reference.ErrRole, ""},
-		{"the manufacturer's label key", signed(w.Label, nil), reference.ErrRole, ""},
-		{"the operator's command key", signed(w.Command, nil), reference.ErrRole, ""},
-		{"the operator's result key", signed(w.Result, nil), reference.ErrRole, ""},
-		{"the operator's root", signed(w.OperatorRoot, nil), reference.ErrRole, ""},
-		{"the manufacturer's root", signed(w.ManufacturerRoot, nil), reference.ErrRole, ""},
+		{"the manufacturer's manifest key", signed(w.Manifest, nil), reference.ErrRole, "has role manifest, not resume"},
+		{"the manufacturer's label key", signed(w.Label, nil), reference.ErrRole, "has role label, not resume"},
+		{"the operator's command key", signed(w.Command, nil), reference.ErrRole, "has role command, not resume"},
+		{"the operator's result key", signed(w.Result, nil), reference.ErrRole, "has role result, not resume"},
+		{"the operator's root", signed(w.OperatorRoot, nil), reference.ErrRole, "signs key lists only"},
+		{"the manufacturer's root", signed(w.ManufacturerRoot, nil), reference.ErrRole, "signs key lists only"},
 		{"signature changed", damaged(len(good) - 1), cose.ErrSignature, ""},
-		{"payload changed", damaged(len(good) - 80), nil, ""},
-		{"header changed", damaged(5), nil, ""},
-		{"cut at the end", good[:len(good)-1], nil, ""},
-		{"cut in the middle", good[:len(good)/2], nil, ""},
-		{"only its first byte", good[:1], nil, ""},
-		{"trailing byte", append(bytes.Clone(good), 0), nil, ""},
-		{"twice in one", append(bytes.Clone(good), good...), nil, ""},
-		{"not a document", []byte("resume please"), nil, ""},
+		{"payload changed", damaged(len(good) - 80), nil, "signature is not valid"},
+		{"header changed", damaged(5), nil, "algorithm not found"},
+		{"cut at the end", good[:len(good)-1], nil, "unexpected EOF"},
+		{"cut in the middle", good[:len(good)/2], nil, "unexpected EOF"},
+		{"only its first byte", good[:1], nil, "invalid COSE_Sign1_Tagged"},
+		{"trailing byte", append(bytes.Clone(good), 0), nil, "1 bytes of extraneous data"},
+		{"twice in one", append(bytes.Clone(good), good...), nil, "bytes of extraneous data"},
+		{"not a document", []byte("resume please"), nil, "invalid COSE_Sign1_Tagged"},
 		{"too long", make([]byte, reference.MaxCommandSize+1), nil, "1025 bytes, the limit is 1024"},
-		{"a manifest", must(os.ReadFile(d.path("manifest"))), nil, ""},
-		{"a key list", w.OperatorKeys, cose.ErrType, ""},
+		{"a manifest", must(os.ReadFile(d.path("manifest"))), nil, "document is of another type"},
+		{"a key list", w.OperatorKeys, cose.ErrType, "document is of another type"},
 		{"another device", with(func(c c) { c.Device = []byte("\x01abcdefghijklmnoq") }), reference.ErrDevice, ""},
 		{"another pause", with(func(c c) { c.Pause = bytes.Repeat([]byte{7}, 16) }), ErrPause, ""},
 		{"stale", with(func(c c) { c.NotBefore -= 600; c.NotAfter = d.now.Load() - 1 }), reference.ErrExpired, ""},
 		{"from the future", with(func(c c) { c.NotBefore = d.now.Load() + 1 }), reference.ErrNotYet, ""},
 		{"valid for too long", with(func(c c) { c.NotAfter = c.NotBefore + 3601 }), ErrLifetime, "3601 s, the limit is 3600 s"},
-		{"a challenge", signed(w.Command, func(c c) { c.Kind, c.Pause = reference.Challenge, nil }), reference.ErrRole, ""},
-		{"a challenge by the resume key", with(func(c c) { c.Kind, c.Pause = reference.Challenge, nil }), reference.ErrContent, ""},
+		{"a challenge", signed(w.Command, func(c c) { c.Kind, c.Pause = reference.Challenge, nil }), reference.ErrRole, "has role command, not resume"},
+		{"a challenge by the resume key", with(func(c c) { c.Kind, c.Pause = reference.Challenge, nil }), reference.ErrContent, "it is a challenge"},
 	} {
 		_, err := r.client.Resume(ctx10(t), tt.document)
 		if err == nil || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.words) {
