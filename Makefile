@@ -100,8 +100,9 @@ fuzz: ## Fuzz each target for FUZZTIME (10s)
 bench: ## Run all benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-bench-facts: ## Measure a fast round against the least that it can cost, and against other agents that are installed
-	@$(GO) build -o bin/benchfacts ./test/benchfacts && bin/benchfacts
+bench-facts: ## Measure a fast round against the least that it can cost, in a crowd, against other agents that are installed; then the device's processes
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/ ./cmd/factsd
+	@$(GO) build -o bin/benchfacts ./test/benchfacts && bin/benchfacts bin/factsd
 
 docs: ## Regenerate docs/facts.md and the manual pages
 	@mkdir -p $(DOCS)/man

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -63,6 +64,11 @@ Exit codes: 0 success, 1 ended with an error, 2 wrong use or configuration,
 `
 
 func main() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		// There is never enough to do for a second processor, and handing work
+		// to it costs more than the work.
+		runtime.GOMAXPROCS(1)
+	}
 	os.Exit(mainCode(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -59,6 +59,7 @@ const (
 	kindFacts   = "facts"   // the agent's fast round
 	kindFiles   = "files"   // pread(2) of the files that it keeps open
 	kindSockets = "sockets" // that, and its dumps of sockets
+	kindCrowd   = "crowd"   // the fast round, alone and in a crowd
 )
 
 func main() {
@@ -69,6 +70,16 @@ func main() {
 }
 
 func run(args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if len(args) == 2 && args[0] == "agent" { // that part alone
+		return agent(args[1])
+	}
+	if len(args) == 3 && args[0] == kindCrowd {
+		return inside(self, args[2])
+	}
 	if len(args) == 3 { // a process of its own for each kind: memory and CPU are its own then
 		n, err := strconv.Atoi(args[1])
 		if err != nil {
@@ -84,12 +95,8 @@ func run(args []string) error {
 		}
 		return json.NewEncoder(os.Stdout).Encode(c)
 	}
-	if len(args) != 0 {
-		return errors.New("give no arguments")
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	if len(args) != 1 {
+		return errors.New("give the path of a factsd")
 	}
 	fmt.Printf("%-34s %12s %14s %13s %14s %9s\n", "", "CPU hot", "CPU paced", "allocations", "system calls", "RSS")
 	fmt.Printf("%-34s %12s %14s %13s %14s %9s\n", "", "us a round", "us a round", "a round", "a round", "KiB")
@@ -136,7 +143,10 @@ func run(args []string) error {
 	} else {
 		fmt.Println("system calls: NOT COUNTED, install the package strace")
 	}
-	return nil
+	if err := crowd(self); err != nil {
+		return err
+	}
+	return agent(args[0])
 }
 
 func micro(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

@@ -28,16 +28,17 @@ import (
 // A Lab is everything that the demo starts and makes, so that it can take it
 // all away again.
 type Lab struct {
-	Ctx        context.Context
-	Dir        string // temporary, removed at the end
-	Bin        string
-	Cgroup     string // "" without cgroup v2 or root
-	CgroupRoot string
-	TPM        string // address of the software TPM; "" without one
-	Web        string // base URL of the verifier's page
-	Broker     string // host:port
-	Admin      string // unix socket
-	Procs      []*Proc
+	Ctx         context.Context
+	Dir         string // temporary, removed at the end
+	Bin         string
+	Cgroup      string // "" without cgroup v2 or root
+	CgroupRoot  string
+	TPM         string // address of the software TPM; "" without one
+	Web         string // base URL of the verifier's page
+	Broker      string // host:port
+	Admin       string // unix socket
+	ReportEvery string // between routine reports; New makes it 2s
+	Procs       []*Proc
 }
 
 type Proc struct {

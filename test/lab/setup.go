@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -26,7 +27,7 @@ func New(ctx context.Context) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Lab{Ctx: ctx, Dir: dir, Bin: dir}, nil
+	return &Lab{Ctx: ctx, Dir: dir, Bin: dir, ReportEvery: "2s"}, nil
 }
 
 // Build builds the three programs from the module that the lab runs in.
@@ -212,7 +213,7 @@ func (l *Lab) FinishManifest() error {
 		}
 	}
 	head = replaceKey(head, "enforce", `"pause"`)
-	head = replaceKey(head, "report_every", `"2s"`)
+	head = replaceKey(head, "report_every", strconv.Quote(l.ReportEvery))
 	head = replaceKey(head, "resume", `{ signers = 1, lifetime = "1h" }`)
 	step := fmt.Sprintf("[[reaction]]\ndo = \"signal\"\ntarget = %q\nsignal = 19\nwithin = \"2s\"\n", l.Path("infusion"))
 	if l.Cgroup != "" {
