@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/miotfacts/miotfacts/agent/failsafe"
@@ -46,6 +47,12 @@ type TPM interface {
 	Activate(credential, secret []byte) ([]byte, error)
 }
 
+// A Watcher calls changed with facts that may have changed, from any goroutine,
+// until ctx ends; linux.Events is one.
+type Watcher interface {
+	Watch(ctx context.Context, changed func(facts.Key)) error
+}
+
 // Config is all that an agent needs.
 type Config struct {
 	StateDir     string           // own, writable, survives reboots
@@ -67,6 +74,7 @@ type Config struct {
 
 	Sources   []facts.Source // all but the application's
 	Logs      []LogFile      // of the boot, sent as far as they are new; read only when a report is signed
+	Events    Watcher        // tells when to read which of them at once; nil when nothing does
 	AppSocket string         // "" when no application hands in facts
 	AppUIDs   []uint32       // users that may hand in; none: whoever can open the socket
 
@@ -136,6 +144,7 @@ type Agent struct {
 	effects     int // observed effects that were reported
 	inbox       chan []byte
 	wake        chan struct{}
+	hurry       hurry
 }
 
 // New opens the reference and the state of an agent. A missing or refused
@@ -156,6 +165,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("cannot start agent: %w", err)
 	}
 	a := &Agent{cfg: cfg, store: store, inbox: make(chan []byte, 16), wake: make(chan struct{}, 1)}
+	a.hurry.wake = a.wake
 	a.notes = append(a.notes, store.notes...)
 	if a.trust, a.ref, err = openReference(&cfg, store); err != nil {
 		a.refuseReference(err)
@@ -179,7 +189,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	sources := slices.Clone(cfg.Sources)
 	if cfg.AppSocket != "" && len(app) > 0 {
-		if a.app, err = listenApp(cfg.AppSocket, app, cfg.AppUIDs, time.Now, a.wake, cfg.Log); err != nil {
+		if a.app, err = listenApp(cfg.AppSocket, app, cfg.AppUIDs, time.Now, a.hurry.add, cfg.Log); err != nil {
 			return nil, err
 		}
 		sources = append(sources, a.app)
@@ -210,25 +220,36 @@ func (a *Agent) Deliver(payload []byte) {
 // Run samples until ctx ends or another manifest is in place.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{}, 2)
-	go func() { a.link.run(ctx, a.cfg.Period); ended <- struct{}{} }()
-	go func() { a.sealer.run(ctx); ended <- struct{}{} }()
+	var ended sync.WaitGroup
+	ended.Go(func() { a.link.run(ctx, a.cfg.Period) })
+	ended.Go(func() { a.sealer.run(ctx) })
+	if a.cfg.Events != nil {
+		ended.Go(func() {
+			if err := a.cfg.Events.Watch(ctx, a.hurry.add); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Error("events are not watched: what changes is seen within a minute", "err", err)
+			}
+		})
+	}
 	if a.app != nil {
 		go a.app.serve()
 		defer a.app.close()
 	}
 	defer a.collector.Close()
-	defer func() { cancel(); <-ended; <-ended }()
+	defer func() { cancel(); ended.Wait() }()
 
 	tick := time.NewTicker(a.cfg.Period)
 	defer tick.Stop()
 	a.started = time.Now()
 	a.nextRef = a.started.Add(facts.SlowPeriod)
+	event := false
 	for {
 		now := time.Now()
-		if err := a.round(now); err != nil {
+		if event {
+			a.eventRound(now)
+		} else if err := a.round(now); err != nil {
 			return err
 		}
+		event = false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -237,6 +258,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.receive(m)
 		case <-a.wake:
 			// An event is looked at at once, a flood of them at most so often.
+			event = true
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -244,6 +266,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// eventRound reads what an event is about and nothing else, and goes on from
+// there like every round.
+func (a *Agent) eventRound(now time.Time) {
+	a.judge(now, a.collector.CollectOnly(now, a.hurry.take()))
 }
 
 // round is one pass from measurement to effects.
@@ -254,7 +282,13 @@ func (a *Agent) round(now time.Time) error {
 			return err
 		}
 	}
-	a.snapshot = a.collector.Collect(now)
+	a.judge(now, a.collector.Collect(now))
+	return nil
+}
+
+// judge compares a snapshot with the reference and does what follows.
+func (a *Agent) judge(now time.Time, snapshot facts.Snapshot) {
+	a.snapshot = snapshot
 	in := appraise.Input{Latch: a.link.latch(now), Reference: a.ref != nil}
 	a.results, a.latch = nil, in.Latch
 	var extreme appraise.Result
@@ -283,7 +317,31 @@ func (a *Agent) round(now time.Time) error {
 	if a.cfg.Alive != nil {
 		a.cfg.Alive()
 	}
-	return nil
+}
+
+// A hurry collects the facts that are to be read before the next period.
+type hurry struct {
+	wake  chan<- struct{}
+	mu    sync.Mutex
+	keys  []facts.Key
+	taken []facts.Key
+}
+
+func (h *hurry) add(k facts.Key) {
+	h.mu.Lock()
+	if !slices.Contains(h.keys, k) {
+		h.keys = append(h.keys, k)
+	}
+	h.mu.Unlock()
+	notify(h.wake)
+}
+
+// take returns the facts, valid until the next call.
+func (h *hurry) take() []facts.Key {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keys, h.taken = h.taken[:0], h.keys
+	return h.taken
 }
 
 func (a *Agent) requestPause(x appraise.Result, crossed bool) {

@@ -511,7 +511,7 @@ func TestApplicationSocket(t *testing.T) {
 	wake := make(chan struct{}, 1)
 	defs := []facts.Def{{Name: "app.flow", Key: 1000, Kind: facts.Int, Min: 0, Max: 1000}}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	a, err := listenApp(path, defs, []uint32{uint32(os.Getuid())}, func() time.Time { return now }, wake, log)
+	a, err := listenApp(path, defs, []uint32{uint32(os.Getuid())}, func() time.Time { return now }, func(facts.Key) { wake <- struct{}{} }, log)
 	if err != nil {
 		t.Fatal(err)
 	}

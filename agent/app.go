@@ -32,7 +32,7 @@ type appSource struct {
 	defs  []facts.Def
 	uids  []uint32
 	now   func() time.Time
-	wake  chan<- struct{}
+	spoke func(facts.Key) // called with a fact of this source when there is something new
 	log   *slog.Logger
 	mu    sync.Mutex
 	state []appState
@@ -45,9 +45,9 @@ type appState struct {
 }
 
 // listenApp opens the socket at path for the facts defs. uids may hand in; none
-// allows everybody who may open the socket. Each datagram sends to wake, which
-// must have room for one.
-func listenApp(path string, defs []facts.Def, uids []uint32, now func() time.Time, wake chan<- struct{}, log *slog.Logger) (*appSource, error) {
+// allows everybody who may open the socket. Each datagram calls
+// spoke with one of the facts.
+func listenApp(path string, defs []facts.Def, uids []uint32, now func() time.Time, spoke func(facts.Key), log *slog.Logger) (*appSource, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot open application socket: %w", err)
 	}
@@ -65,7 +65,7 @@ func listenApp(path string, defs []facts.Def, uids []uint32, now func() time.Tim
 		conn.Close()
 		return nil, fmt.Errorf("cannot open application socket: %w", err)
 	}
-	return &appSource{conn: conn, defs: defs, uids: uids, now: now, wake: wake, log: log, state: make([]appState, len(defs))}, nil
+	return &appSource{conn: conn, defs: defs, uids: uids, now: now, spoke: spoke, log: log, state: make([]appState, len(defs))}, nil
 }
 
 func passCredentials(conn *net.UnixConn) error {
@@ -112,10 +112,7 @@ func (a *appSource) serve() {
 			continue
 		}
 		a.take(buf[:n], now)
-		select {
-		case a.wake <- struct{}{}:
-		default:
-		}
+		a.spoke(a.defs[0].Key)
 	}
 }
 
@@ -172,8 +169,11 @@ func (a *appSource) take(data []byte, now time.Time) {
 // close ends serve and removes the socket.
 func (a *appSource) close() { a.conn.Close() }
 
-func (a *appSource) Name() string           { return "application" }
-func (a *appSource) Cadence() facts.Cadence { return facts.Event }
+func (a *appSource) Name() string { return "application" }
+
+// Cadence is Fast, although what the application says is read when it comes: its
+// silence is noticed by looking.
+func (a *appSource) Cadence() facts.Cadence { return facts.Fast }
 
 func (a *appSource) Keys() []facts.Key {
 	keys := make([]facts.Key, len(a.defs))

@@ -163,10 +163,26 @@ func (c *Collector) Close() {
 	c.timer.Stop()
 }
 
-// Collect runs one round at the monotonic time now: every Fast and Event
-// source, Slow sources whose period has passed, and Boot sources until nothing
-// of theirs is pending. The snapshot's readings are valid until the next call.
+// Collect runs one round at the monotonic time now: every Fast source, Slow and
+// Event sources whose period has passed, and Boot sources until nothing of
+// theirs is pending. The snapshot's readings are valid until the next call.
 func (c *Collector) Collect(now time.Time) Snapshot {
+	return c.collect(func(s *slot) bool { return s.due(now) })
+}
+
+// CollectOnly runs a round, at once, of the sources that report one of keys. All
+// other readings are as the round before left them.
+func (c *Collector) CollectOnly(now time.Time, keys []Key) Snapshot {
+	return c.collect(func(s *slot) bool {
+		named := slices.ContainsFunc(s.keys, func(k Key) bool { return slices.Contains(keys, k) })
+		if named {
+			s.nextSlow = now.Add(SlowPeriod)
+		}
+		return named
+	})
+}
+
+func (c *Collector) collect(due func(*slot) bool) Snapshot {
 	c.due = c.due[:0]
 	for i := range c.slots {
 		s := &c.slots[i]
@@ -174,7 +190,7 @@ func (c *Collector) Collect(now time.Time) Snapshot {
 			c.mark(s, Stale, "the read before has not come back")
 			continue
 		}
-		if s.due(now) {
+		if due(s) {
 			s.busy = false
 			c.due = append(c.due, s)
 		}
@@ -189,7 +205,7 @@ func (s *slot) due(now time.Time) bool {
 	switch s.src.Cadence() {
 	case Boot:
 		return !s.settled
-	case Slow:
+	case Slow, Event:
 		if now.Before(s.nextSlow) {
 			return false
 		}
@@ -235,9 +251,7 @@ func (c *Collector) read(slots []*slot) int {
 			s := slots[at]
 			s.busy, s.settled = true, false
 			c.mark(s, Stale, c.late)
-			if s.src.Cadence() == Slow {
-				s.nextSlow = time.Time{} // ask again next round
-			}
+			s.nextSlow = time.Time{} // ask again next round
 			return at + 1
 		}
 	}

@@ -63,7 +63,7 @@ const (
 	Boot  Cadence = 1 + iota // once a boot, when boot is complete
 	Fast                     // every sampling period, 1 s by default
 	Slow                     // every 60 s
-	Event                    // when the kernel or systemd says so
+	Event                    // when the kernel or systemd says so, and every 60 s in case it did not
 )
 
 func (c Cadence) String() string {

@@ -312,3 +312,41 @@ func TestValueEncodingIsShortest(t *testing.T) {
 		t.Errorf("%x, %v", got, err)
 	}
 }
+
+// TestCollectOnly reads what an event is about and leaves the rest as it was.
+func TestCollectOnly(t *testing.T) {
+	n := map[facts.Key]int64{}
+	counting := func(k facts.Key) func(dst []facts.Reading) []facts.Reading {
+		return func(dst []facts.Reading) []facts.Reading {
+			n[k]++
+			return constant(k, n[k])(dst)
+		}
+	}
+	c, err := facts.NewCollector([]facts.Source{
+		&source{name: "fast", cadence: facts.Fast, keys: []facts.Key{20}, read: counting(20)},
+		&source{name: "event", cadence: facts.Event, keys: []facts.Key{74}, read: counting(74)},
+		&source{name: "slow", cadence: facts.Slow, keys: []facts.Key{60}, read: counting(60)},
+	}, time.Second, func() int64 { return 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	now := time.Now()
+	want := func(s facts.Snapshot, fast, event, slow int64) {
+		t.Helper()
+		for k, w := range map[facts.Key]int64{20: fast, 74: event, 60: slow} {
+			if got := s.Reading(k).Value.Int(); got != w {
+				t.Errorf("fact %d was read %d times, want %d", k, got, w)
+			}
+		}
+	}
+	want(c.Collect(now), 1, 1, 1)
+	now = now.Add(30 * time.Second)
+	want(c.CollectOnly(now, []facts.Key{74, 1999}), 1, 2, 1)
+	want(c.CollectOnly(now, nil), 1, 2, 1)
+	want(c.CollectOnly(now, []facts.Key{20}), 2, 2, 1)
+	now = now.Add(30 * time.Second)
+	want(c.Collect(now), 3, 2, 2) // the event's minute began anew with it
+	now = now.Add(30 * time.Second)
+	want(c.Collect(now), 4, 3, 2) // no event: it is looked at all the same
+}

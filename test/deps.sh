@@ -23,6 +23,7 @@ want mosquitto command -v mosquitto
 want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
 want socat command -v socat
+want iproute2 command -v ip
 want strace command -v strace
 want chromium command -v chromium
 want systemd command -v systemd-analyze           # reads the units

@@ -52,7 +52,8 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return fail(exitNeeds, "is the state directory writable?", err)
 	}
 	var a *agent.Agent // the boot record is read when it is there
-	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true}
+	events := linux.NewEvents(root, log)
+	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true, Events: events}
 	if d.tpm != nil {
 		options.PCRDigest = func() ([]byte, error) { return d.tpm.PCRDigest(a.PCRs()) }
 	}
@@ -65,7 +66,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		StateDir: c.stateOf("run"), ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots,
 		UEID: d.ueid, Vendor: c.Device.Vendor, Model: c.Device.Model, Serial: c.Device.Serial, Version: version, BootID: bootID,
 		Signer: d.signer, Protection: d.protection, Identity: d.identity,
-		Sources: sources, AppSocket: c.Application.FactsSocket, AppUIDs: c.applicationUIDs,
+		Sources: sources, Events: events, AppSocket: c.Application.FactsSocket, AppUIDs: c.applicationUIDs,
 		Now: newClock(c).now, Uptime: linux.Uptime,
 		Enforcer: failsafe.Dial(c.Enforcer.Socket), Spool: queue, Alive: watchdog.alive, Log: log,
 	}

@@ -254,6 +254,7 @@ func TestStateRoundTrip(t *testing.T) {
 
 // A fakeSystemd answers like systemd's manager, over a real bus.
 type fakeSystemd struct {
+	conn  *dbus.Conn // its own to the bus
 	mu    sync.Mutex
 	props map[string]dbus.Variant
 	units []unit
@@ -271,6 +272,9 @@ func (m *fakeSystemd) set(props map[string]dbus.Variant) {
 	defer m.mu.Unlock()
 	m.props = props
 }
+
+// Subscribe is asked for by who listens to signals.
+func (m *fakeSystemd) Subscribe() *dbus.Error { return nil }
 
 func (m *fakeSystemd) ListUnitsByPatterns(states, patterns []string) ([]unit, *dbus.Error) {
 	m.mu.Lock()
@@ -319,6 +323,7 @@ func startBus(t *testing.T, m *fakeSystemd) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	m.conn = c
 	for _, iface := range []string{manager, "org.freedesktop.DBus.Properties"} {
 		if err := c.Export(m, busPath, iface); err != nil {
 			t.Fatal(err)

@@ -38,6 +38,8 @@ type Options struct {
 	// PCRDigest reads the TPM for boot.pcr_digest, which is 32 bytes; nil makes
 	// the fact absent.
 	PCRDigest func() ([]byte, error)
+	// Events watches for changes; nil makes the facts about it absent.
+	Events *Events
 	// Services asks systemd for service.active and service.failed; without it
 	// they are absent.
 	Services bool
@@ -82,7 +84,9 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("resolv.conf", slow{root, readResolv}, "network.dns")
 	b.add("wireless", slow{root, readWireless}, "network.wireless")
 	b.add("bluetooth", slow{root, readBluetooth}, "network.bluetooth")
-	b.add("services", &services{root: root, on: opt.Services}, "service.active", "service.failed")
+	b.add("services", &services{root: root, on: opt.Services, events: opt.Events}, "service.active", "service.failed")
+	b.add("events", &eventCounts{opt.Events}, "events.lost", "events.held")
+	b.add("channels", &eventChannels{opt.Events}, "events.channels")
 	b.add("ima", slow{root, readIMA}, "integrity.ima_count", "integrity.ima_violations")
 	b.add("modules", slow{root, readModules}, "integrity.modules")
 	b.add("lockdown", slow{root, readLockdown}, "integrity.lockdown")

@@ -214,15 +214,17 @@ func (r *Root) activeAndFailed() (active, failed []string, f fault) {
 	return active, failed, fault{}
 }
 
-// services keeps an answer for half a period: one that came after the round's
-// deadline serves the next round.
+// services keeps an answer for half a period, or until an event: one that came
+// after the round's deadline serves the next round.
 type services struct {
-	root *Root
-	on   bool
+	root   *Root
+	on     bool
+	events *Events // nil when nothing watches
 
 	active, failed []string
 	fault          fault
 	at             int64
+	news           int64 // count of events before it was asked
 	asked          bool
 }
 
@@ -235,9 +237,9 @@ func (s *services) read(o *out) {
 		o.faults(absent("systemd does not run here"))
 		return
 	}
-	if now := s.root.now(); !s.asked || now-s.at > int64(facts.SlowPeriod/2) {
+	if now, news := s.root.now(), s.events.ofServices(); !s.asked || news != s.news || now-s.at > int64(facts.SlowPeriod/2) {
 		s.active, s.failed, s.fault = s.root.activeAndFailed()
-		s.at, s.asked = s.root.now(), true
+		s.at, s.asked, s.news = s.root.now(), true, news
 	}
 	if s.fault.is() {
 		o.faults(s.fault)

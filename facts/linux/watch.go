@@ -1,0 +1,179 @@
+package linux
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// openMountEvents waits for changes of the mounts, which the kernel tells whoever
+// polls the list of them (proc(5)).
+func openMountEvents() (*channel, error) {
+	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	t := of(topicMounts)
+	return &channel{name: "mountinfo", fd: fd, poll: unix.EPOLLPRI, topics: t, take: func(int, []byte) (hits, bool, error) { return t, false, nil }}, nil
+}
+
+// pressureTrigger asks to be told when tasks waited for 100 ms within 1 s; who
+// may not choose the window gets one of 2 s (kernel, accounting/psi).
+var pressureTrigger = []string{"some 100000 1000000", "some 200000 2000000"}
+
+// openPressure sets a trigger on a file of pressure stall information.
+func openPressure(path string, t topic) (*channel, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range pressureTrigger {
+		if _, err = unix.Write(fd, append([]byte(s), 0)); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot set trigger on %s: %w", path, err)
+	}
+	return &channel{name: "pressure", fd: fd, poll: unix.EPOLLPRI, topics: of(t), take: func(int, []byte) (hits, bool, error) { return of(t), false, nil }}, nil
+}
+
+const (
+	// An entry of a directory that was written and closed, came, went, or got
+	// other rights. A file that is being written is not looked at half done.
+	entryMask = unix.IN_CLOSE_WRITE | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_ATTRIB | unix.IN_ONLYDIR
+	// maxWatches bounds the directories that are watched.
+	maxWatches = 512
+)
+
+// A fileWatch watches directories by inotify(7): the file systems' names, not
+// the files, so that one that is replaced is seen as well.
+type fileWatch struct {
+	fd    int
+	wants []wantedFile
+	names map[int32]map[string]hits // by watch descriptor and name; "" is any name
+}
+
+type wantedFile struct {
+	path   string // of a file; of a directory with a slash at its end
+	topics hits
+}
+
+func newFileWatch(*Events) *fileWatch {
+	return &fileWatch{wants: []wantedFile{
+		{"/etc/passwd", of(topicAccounts)},
+		{"/etc/resolv.conf", of(topicResolv)},
+		{"/etc/os-release", of(topicUpdates)},
+		{"/var/lib/dpkg/status", of(topicUpdates)},
+		{"/var/lib/opkg/status", of(topicUpdates)},
+	}}
+}
+
+func (w *fileWatch) open() (*channel, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	w.fd = fd
+	w.add()
+	all := hits(0)
+	for _, x := range w.wants {
+		all |= x.topics
+	}
+	return &channel{name: "inotify", fd: fd, poll: unix.EPOLLIN, topics: all, take: w.take}, nil
+}
+
+// add watches all directories that there are. One that is watched already
+// stays so; a link that leads elsewhere now is followed.
+func (w *fileWatch) add() {
+	w.names = map[int32]map[string]hits{}
+	for _, x := range w.wants {
+		w.watch(x.path, x.topics)
+		if to, err := filepath.EvalSymlinks(x.path); err == nil && to != filepath.Clean(x.path) {
+			w.watch(to, x.topics)
+		}
+	}
+}
+
+func (w *fileWatch) watch(path string, h hits) {
+	dir, name := filepath.Split(path)
+	if len(w.names) >= maxWatches {
+		return
+	}
+	wd, err := unix.InotifyAddWatch(w.fd, dir, entryMask)
+	if err != nil {
+		return // not there, or not to be seen: the facts are read every minute anyway
+	}
+	names := w.names[int32(wd)]
+	if names == nil {
+		names = map[string]hits{}
+		w.names[int32(wd)] = names
+	}
+	names[name] |= h
+}
+
+func (w *fileWatch) take(fd int, buf []byte) (h hits, lost bool, err error) {
+	n, err := unix.Read(fd, buf)
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	again := false
+	lost = !parseInotify(buf[:n], func(wd int32, mask uint32, name string) {
+		if mask&unix.IN_Q_OVERFLOW != 0 {
+			lost = true
+		}
+		topics := w.names[wd]
+		h |= topics[name] | topics[""]
+		// A directory went, came, or a link leads elsewhere.
+		again = again || mask&(unix.IN_IGNORED|unix.IN_ISDIR) != 0 || topics[name] != 0
+	}) || lost
+	if again || lost {
+		w.add()
+	}
+	return h, lost, nil
+}
+
+// parseInotify calls fn for each event in b, struct inotify_event of
+// inotify(7). It reports whether b has that form.
+func parseInotify(b []byte, fn func(wd int32, mask uint32, name string)) bool {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofInotifyEvent {
+			return false
+		}
+		ne := binary.NativeEndian
+		size := int(ne.Uint32(b[12:]))
+		if size < 0 || size > len(b)-unix.SizeofInotifyEvent {
+			return false
+		}
+		name, _, _ := bytes.Cut(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], []byte{0})
+		fn(int32(ne.Uint32(b)), ne.Uint32(b[4:]), string(name))
+		b = b[unix.SizeofInotifyEvent+size:]
+	}
+	return true
+}
+
+// below returns the directories directly below dir whose names end like one of
+// suffixes, with a slash at their ends.
+func below(dir string, suffixes ...string) (list []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		for _, s := range suffixes {
+			if e.IsDir() && strings.HasSuffix(e.Name(), s) {
+				list = append(list, dir+e.Name()+"/")
+			}
+		}
+	}
+	return list
+}
