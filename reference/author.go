@@ -166,6 +166,8 @@ func (a *author) manifest(t *table) *Manifest {
 		}
 		v.close()
 	}
+	m.BootEvents = a.bootGroups(t.get("boot_group"))
+	m.Files = a.files(t.get("files").table())
 	for _, v := range t.get("app").tables() {
 		m.Apps = append(m.Apps, AppFact{
 			Key:  facts.Key(v.need("key", "write key = 1000, or the next free number up to 1999").number(1<<32 - 1)),

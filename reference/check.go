@@ -67,6 +67,8 @@ func (m *Manifest) Check() []Problem {
 	c.nesting()
 	c.reaction()
 	c.boot()
+	c.bootEvents()
+	c.files()
 	return c.found
 }
 
@@ -326,7 +328,7 @@ func (c *checker) boot() {
 			c.bad("boot.pcrs", "list them once each in ascending order, 0 to 23", "PCR %d at place %d", p, i)
 		}
 	}
-	if len(b.Accept) == 0 {
+	if len(b.Accept) == 0 && len(c.m.BootEvents) == 0 {
 		c.warn("boot.accept", "record the digest of a sound boot", "no digest: the boot state is reported and not appraised")
 	}
 	if len(b.Accept) > 64 {

@@ -47,6 +47,7 @@ func Format(m *Manifest) []byte {
 		f.line("\n[boot]\npcrs = %s", strings.ReplaceAll(fmt.Sprint(b.PCRs), " ", ", "))
 		f.line("accept = %s", list(accept))
 	}
+	f.boot(m.BootEvents, m.Files)
 	for _, a := range m.Apps {
 		f.line("\n[[app]]\nkey = %d\nname = %s\nunit = %s\nmin = %d\nmax = %d", a.Key, quote(a.Name), quote(a.Unit), a.Min, a.Max)
 	}

@@ -48,6 +48,8 @@ type Manifest struct {
 	Boot        *Boot        `cbor:"15,keyasint,omitempty"` // boot state that the TPM must prove
 	ReportEvery uint32       `cbor:"16,keyasint"`           // seconds between routine reports, 1 to 3600
 	Resume      ResumePolicy `cbor:"17,keyasint"`           // who may end a pause
+	BootEvents  []BootGroup  `cbor:"18,keyasint,omitempty"` // sound boots by the events of their logs, beside Boot.Accept
+	Files       *Files       `cbor:"21,keyasint,omitempty"` // files that IMA may measure
 }
 
 // Enforce is the manufacturer's decision what the agent does when a fail-safe

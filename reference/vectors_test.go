@@ -98,6 +98,23 @@ func full() *reference.Manifest {
 	return &m
 }
 
+// booted adds to a manifest what it can say of the boot.
+func booted(m *reference.Manifest) {
+	m.Boot = &reference.Boot{PCRs: []int{4, 9, 10}, Accept: [][]byte{}}
+	version := func(name, cmdline string, digest byte) reference.BootVersion {
+		return reference.BootVersion{Name: name, Events: []reference.BootEvent{
+			{PCR: 4, What: 5, Digest: bytes.Repeat([]byte{digest}, 32), Subject: "boot application"},
+			{PCR: 9, What: 7, Digest: bytes.Repeat([]byte{digest + 1}, 32), Subject: "kernel command line", Value: cmdline},
+			{PCR: 9, What: 8, Digest: []byte{}, Subject: "machine id", Optional: true},
+		}}
+	}
+	m.BootEvents = []reference.BootGroup{{Name: "system", Versions: []reference.BootVersion{version("A", "quiet", 0xa0), version("B", "quiet \"loglevel\"=3", 0xb0)}}}
+	m.Files = &reference.Files{
+		Allow:   []reference.File{{Name: "/usr/bin/pump", Digest: bytes.Repeat([]byte{0xf1}, 32)}, {Name: "/usr/bin/factsd", Digest: bytes.Repeat([]byte{0xf2}, 64)}},
+		Signers: [][]byte{append([]byte{0x30, 0x59}, make([]byte, 89)...)}, Exclude: []string{"/var/lib/"}, Attachment: bytes.Repeat([]byte{0xf3}, 32), Violations: 1,
+	}
+}
+
 func allVectors(t *testing.T, w *world) []vector {
 	manifest := func(t *testing.T, data []byte) error {
 		trust := w.trust(t)
@@ -165,6 +182,16 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-agent", change(func(m *reference.Manifest) { m.MinAgent = "0.2.0" }), manifest, reference.ErrAgent, ""},
 		{"manifest/refused-content", change(func(m *reference.Manifest) { m.Integration = nil }), manifest, reference.ErrContent, "integration: no rule"},
 		{"manifest/refused-nesting", change(func(m *reference.Manifest) { *m.Operating[2].Max = 501 }), manifest, reference.ErrContent, "above the fail-safe maximum 500"},
+		{"manifest/boot", change(booted), manifest, nil, ""},
+		{"manifest/refused-event-not-quoted", change(func(m *reference.Manifest) { booted(m); m.BootEvents[0].Versions[0].Events[0].PCR = 5 }), manifest, reference.ErrContent, "PCR 5 is not among the quoted ones"},
+		{"manifest/refused-event-of-anything", change(func(m *reference.Manifest) {
+			booted(m)
+			m.BootEvents[0].Versions[0].Events[0] = reference.BootEvent{PCR: 4, Digest: []byte{}}
+		}), manifest, reference.ErrContent, "would accept anything"},
+		{"manifest/refused-events-of-no-quote", change(func(m *reference.Manifest) { booted(m); m.Boot, m.Files = nil, nil }), manifest, reference.ErrContent, "without PCRs that prove them"},
+		{"manifest/refused-files-not-quoted", change(func(m *reference.Manifest) { booted(m); m.Boot.PCRs = []int{4, 9} }), manifest, reference.ErrContent, "nothing proves the list of files"},
+		{"manifest/refused-files-by-sha1", change(func(m *reference.Manifest) { booted(m); m.Files.Allow[0].Digest = make([]byte, 20) }), manifest, reference.ErrContent, "digest of 20 bytes"},
+		{"manifest/refused-every-file-excluded", change(func(m *reference.Manifest) { booted(m); m.Files.Exclude = []string{"/"} }), manifest, reference.ErrContent, "leaves out everything"},
 		{"keys/manufacturer", w.keys, keys, nil, ""},
 		{"keys/operator", w.operatorKeys, keys, nil, ""},
 		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},

@@ -36,15 +36,18 @@ func (j *judge) find(code Reason, tier Tier, format string, args ...any) {
 }
 
 // judge appraises a checked report, brings the device up to date and returns
-// the record with its signed result.
-func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Record, error) {
+// the record with its signed result, and what the device is to be told.
+func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Record, []byte, error) {
 	b := &c.report.Body
 	j := &judge{checked: c, now: now, device: d}
 	newest := b.Sequence > d.Sequence
 	boot := j.bootOf()
 	j.protection()
 	j.tpmClock()
-	j.bootState(boot)
+	logs, down, err := v.boot(j, boot, newest)
+	if err != nil {
+		return nil, nil, err
+	}
 	j.bootHistory(newest)
 	j.reference(v)
 	j.comparison()
@@ -65,16 +68,15 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 		}
 		d.Tier, d.Findings = worst(j.found), j.found
 	}
-	j.found = append(slices.Clone(j.found), d.passing(now, boot)...)
+	j.found = bounded(append(slices.Clone(j.found), d.passing(now, boot)...))
 	tier := worst(j.found)
 	r := &Record{
 		Device: d.UEID, Chain: d.Chain, Sequence: b.Sequence, Digest: c.verified.Digest(), BootSeed: [16]byte(c.report.BootSeed),
-		Kind: b.Kind, Stage: b.Stage, ReceivedAt: now, Quoted: c.quote != nil, Message: message, Tier: tier, Findings: j.found,
+		Kind: b.Kind, Stage: b.Stage, ReceivedAt: now, Quoted: c.quote != nil, Message: message, Tier: tier, Findings: j.found, Logs: logs,
 	}
 	copy(r.Previous[:], b.Previous)
-	var err error
 	r.Result, err = v.sign(j.result(v.cfg.Build, tier, boot))
-	return r, err
+	return r, down, err
 }
 
 // bounded returns the worst findings, and how many more there are.
@@ -134,14 +136,6 @@ func (j *judge) tpmClock() {
 		j.find(ReasonTPMRewind, TierWarning, "the TPM's clock went back from %d to %d ms and is called safe", old.Clock, q.Clock)
 	}
 	j.device.Clock = &q
-}
-
-// bootState takes what a quote shows into what is known of the boot. A quote
-// that came late does not replace what a newer one has shown.
-func (j *judge) bootState(boot *Boot) {
-	if j.quote != nil && (!boot.Quoted || j.report.Body.Sequence == j.device.Clock.Sequence) {
-		boot.Quoted, boot.State = true, j.quotedState(j.quote)
-	}
 }
 
 func (j *judge) quotedState(q *tpm.VerifiedQuote) *Finding {
@@ -391,6 +385,12 @@ func (d *Device) passing(now int64, boot *Boot) []Finding {
 		found = append(found, Finding{Code: ReasonBootUnknown, Tier: TierWarning, Text: "no quote has proved the state of this boot yet"})
 	case boot.State != nil:
 		found = append(found, *boot.State)
+	}
+	if boot != nil {
+		found = append(found, boot.Found...)
+		if f := boot.Files; f != nil {
+			found = slices.Concat(found, f.Found, f.Open, f.Summary)
+		}
 	}
 	// What did not come within a day will not come.
 	if d.Missing > 0 && now-d.GapAt <= gapMemory {

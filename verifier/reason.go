@@ -49,4 +49,20 @@ const (
 	ReasonSilent       Reason = "silent"        // nothing has come for longer than the manifest allows
 	ReasonNote         Reason = "note"          // a degraded mode the device told of
 	ReasonMore         Reason = "more"          // there are more findings than are kept
+
+	// What the logs of the boot show.
+	ReasonBootLog       Reason = "boot-log"       // an event log is missing, cannot be read, or does not explain the PCRs
+	ReasonBootFirmware  Reason = "boot-firmware"  // the firmware is none of the reference
+	ReasonBootSettings  Reason = "boot-settings"  // its settings, boot options or partitions are not
+	ReasonBootKeys      Reason = "boot-keys"      // Secure Boot or its keys are not
+	ReasonBootLoader    Reason = "boot-loader"    // the boot loader is not
+	ReasonBootKernel    Reason = "boot-kernel"    // the kernel is not
+	ReasonBootInitrd    Reason = "boot-initrd"    // the initial RAM disk is not
+	ReasonBootCmdline   Reason = "boot-cmdline"   // the kernel command line is not
+	ReasonBootUserspace Reason = "boot-userspace" // what userspace measured is not
+	ReasonBootEvent     Reason = "boot-event"     // another event is in no version of the reference
+	ReasonFile          Reason = "file"           // a file that nobody allowed or signed was executed or read
+	ReasonFileViolation Reason = "file-violation" // a file was written while it was measured
+	ReasonFileList      Reason = "file-list"      // the IMA list is missing, cannot be read, or does not lead to the quoted PCR
+	ReasonFileTPM       Reason = "file-tpm"       // IMA started without the TPM: nothing proves its list
 )

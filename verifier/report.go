@@ -16,59 +16,59 @@ import (
 const maxSequence = 1<<53 - 1
 
 // report deals with a report: it checks in the order of the reasons, appraises,
-// signs a result and stores all of it.
-func (v *Verifier) report(now int64, m Delivery) error {
+// signs a result and stores all of it. It returns what the device is to be told.
+func (v *Verifier) report(now int64, m Delivery) ([]byte, error) {
 	if len(m.Payload) > attest.MaxMessageSize {
-		return refuse(ReasonSize, "message of %d bytes, the limit is %d", len(m.Payload), attest.MaxMessageSize)
+		return nil, refuse(ReasonSize, "message of %d bytes, the limit is %d", len(m.Payload), attest.MaxMessageSize)
 	}
 	u, err := attest.Decode(m.Payload)
 	if err != nil {
-		return refuse(ReasonDecode, "%v", err)
+		return nil, refuse(ReasonDecode, "%v", err)
 	}
 	if n := u.Unverified().Body.Sequence; n > maxSequence {
-		return refuse(ReasonDecode, "sequence %d is above %d", n, uint64(maxSequence))
+		return nil, refuse(ReasonDecode, "sequence %d is above %d", n, uint64(maxSequence))
 	}
 	id := attest.UEID(u.Unverified().UEID)
 	defer v.lock(id)()
 	d, err := v.store.Device(id)
 	if errors.Is(err, ErrNotFound) {
-		return refuse(ReasonUnknown, "device %s never asked to be enrolled", id)
+		return nil, refuse(ReasonUnknown, "device %s never asked to be enrolled", id)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch d.Enrolled {
 	case Approved:
 	case Revoked:
-		return refuse(ReasonRevoked, "device %s was revoked", id)
+		return nil, refuse(ReasonRevoked, "device %s was revoked", id)
 	default:
-		return refuse(ReasonUnapproved, "device %s: its enrolment is %q", id, d.Enrolled)
+		return nil, refuse(ReasonUnapproved, "device %s: its enrolment is %q", id, d.Enrolled)
 	}
 	if err := fromDevice(m, id); err != nil {
-		return err
+		return nil, err
 	}
 	r, err := u.Verify(d.Key)
 	switch {
 	case errors.Is(err, cose.ErrType):
-		return refuse(ReasonDecode, "%v", err)
+		return nil, refuse(ReasonDecode, "%v", err)
 	case errors.Is(err, cose.ErrKey):
-		return refuse(ReasonKey, "%v", err)
+		return nil, refuse(ReasonKey, "%v", err)
 	case err != nil:
-		return refuse(ReasonSignature, "%v", err)
+		return nil, refuse(ReasonSignature, "%v", err)
 	}
 	c, err := v.check(now, d, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	rec, err := v.judge(now, d, c, m.Payload)
+	rec, down, err := v.judge(now, d, c, m.Payload)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := v.store.Accept(d, rec); err != nil {
-		return err
+		return nil, err
 	}
 	v.tell(Event{Device: id.String(), Sequence: d.Sequence})
-	return nil
+	return down, nil
 }
 
 // A checked report passed all checks: what it says was said by the device, now,

@@ -87,6 +87,11 @@ const (
 	isPaused       = -99  // configuration: the device is paused
 	falseClaim     = -100 // executables: the device's claim is better than its facts
 	unknownBoot    = -101 // executables: the quoted PCRs are not among the accepted ones
+	strangeFile    = -102 // executables: a file ran, or something booted, that is not in the reference
+	strangeBoot    = -103 // configuration: command line, Secure Boot keys or settings are not those of the reference
+	strangeMachine = -104 // hardware: the firmware is none of the reference
+	falseLog       = -105 // executables: a log of the boot does not lead to the quoted PCRs
+	fileUnproved   = -42  // executables: what was executed is not known, or not proved
 	doubtfulClaim  = -41  // executables: the device's claim is worse than its facts
 )
 
@@ -109,22 +114,36 @@ var entries = map[Reason]struct {
 	entry                     Trustworthy
 	warning, contraindication int8
 }{
-	ReasonDeviates:     {Configuration, aDeviation, 0},
-	ReasonNotAppraised: {Configuration, notAppraised, 0},
-	ReasonExtreme:      {Configuration, 0, anExtreme},
-	ReasonPaused:       {Configuration, 0, isPaused},
-	ReasonIntegration:  {Configuration, degraded, notAdmitted},
-	ReasonClaim:        {Executables, doubtfulClaim, falseClaim},
-	ReasonGap:          {Configuration, reportsMissing, 0},
-	ReasonDropped:      {Configuration, reportsMissing, 0},
-	ReasonNoReference:  {Configuration, noReference, 0},
-	ReasonOldManifest:  {Configuration, oldReference, 0},
-	ReasonBootState:    {Executables, 0, unknownBoot},
-	ReasonBootUnknown:  {Executables, bootUnproved, 0},
-	ReasonBootHistory:  {Hardware, wentBack, 0},
-	ReasonTPMRewind:    {Hardware, wentBack, 0},
-	ReasonNote:         {Configuration, degraded, 0},
-	ReasonMore:         {Configuration, aDeviation, anExtreme},
+	ReasonDeviates:      {Configuration, aDeviation, 0},
+	ReasonNotAppraised:  {Configuration, notAppraised, 0},
+	ReasonExtreme:       {Configuration, 0, anExtreme},
+	ReasonPaused:        {Configuration, 0, isPaused},
+	ReasonIntegration:   {Configuration, degraded, notAdmitted},
+	ReasonClaim:         {Executables, doubtfulClaim, falseClaim},
+	ReasonGap:           {Configuration, reportsMissing, 0},
+	ReasonDropped:       {Configuration, reportsMissing, 0},
+	ReasonNoReference:   {Configuration, noReference, 0},
+	ReasonOldManifest:   {Configuration, oldReference, 0},
+	ReasonBootState:     {Executables, 0, unknownBoot},
+	ReasonBootUnknown:   {Executables, bootUnproved, 0},
+	ReasonBootHistory:   {Hardware, wentBack, 0},
+	ReasonTPMRewind:     {Hardware, wentBack, 0},
+	ReasonNote:          {Configuration, degraded, 0},
+	ReasonBootLog:       {Executables, bootUnproved, falseLog},
+	ReasonBootFirmware:  {Hardware, 0, strangeMachine},
+	ReasonBootSettings:  {Configuration, 0, strangeBoot},
+	ReasonBootKeys:      {Configuration, 0, strangeBoot},
+	ReasonBootCmdline:   {Configuration, 0, strangeBoot},
+	ReasonBootLoader:    {Executables, 0, strangeFile},
+	ReasonBootKernel:    {Executables, 0, strangeFile},
+	ReasonBootInitrd:    {Executables, 0, strangeFile},
+	ReasonBootUserspace: {Executables, 0, strangeFile},
+	ReasonBootEvent:     {Executables, 0, strangeFile},
+	ReasonFile:          {Executables, 0, strangeFile},
+	ReasonFileViolation: {Executables, fileUnproved, 0},
+	ReasonFileList:      {Executables, fileUnproved, falseLog},
+	ReasonFileTPM:       {Executables, fileUnproved, falseLog},
+	ReasonMore:          {Configuration, aDeviation, anExtreme},
 }
 
 // vector returns the trustworthiness vector: what is good first, then the worst
@@ -139,6 +158,9 @@ func (j *judge) vector(boot *Boot) map[Trustworthy]int8 {
 		}
 		if boot.Quoted && boot.State == nil {
 			vec[Executables] = approvedBoot
+			if f := boot.Files; f != nil && f.Offset > 0 {
+				vec[Executables] = trusted // and what ran after it
+			}
 		}
 	}
 	if j.ref != nil {

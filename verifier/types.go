@@ -113,7 +113,37 @@ type Boot struct {
 	Uptime uint64 `cbor:"3,keyasint,omitempty"` // seconds, in the newest report
 	// Quoted says that a valid quote came in this boot; State is what it showed.
 	Quoted bool     `cbor:"4,keyasint,omitempty"`
-	State  *Finding `cbor:"5,keyasint,omitempty"` // nil: the PCRs are among the accepted ones
+	State  *Finding `cbor:"5,keyasint,omitempty"` // nil: the PCRs are among the accepted ones, or the events say more
+
+	PCRs     []attest.PCR             `cbor:"6,keyasint,omitempty"`  // of the newest quote
+	Logs     map[attest.Log]*LogState `cbor:"7,keyasint,omitempty"`  // how much came
+	Judged   []byte                   `cbor:"8,keyasint,omitempty"`  // names what Found was made of
+	Found    []Finding                `cbor:"9,keyasint,omitempty"`  // in the events of the boot
+	Versions []string                 `cbor:"10,keyasint,omitempty"` // that booted: "system 1.2.0"; where something deviates, the nearest
+	Files    *Files                   `cbor:"11,keyasint,omitempty"` // what IMA measured
+}
+
+// A LogState is how much is known of one log of a boot.
+type LogState struct {
+	Bytes uint64      `cbor:"1,keyasint,omitempty"`
+	More  bool        `cbor:"2,keyasint,omitempty"` // the device had more when it sent the newest part
+	Gap   *attest.Gap `cbor:"3,keyasint,omitempty"` // why the device cannot send it
+	Again bool        `cbor:"4,keyasint,omitempty"` // it led nowhere, and the device was asked for it anew
+}
+
+// Files is what was made of the files that IMA measured in a boot.
+type Files struct {
+	Manifest   []byte    `cbor:"1,keyasint,omitempty"`  // SHA-256 of the manifest that judged them
+	Offset     uint64    `cbor:"2,keyasint,omitempty"`  // bytes of the list that a quote has proved
+	Replay     []byte    `cbor:"3,keyasint,omitempty"`  // ima.State behind them
+	Found      []Finding `cbor:"4,keyasint,omitempty"`  // in them
+	Told       uint64    `cbor:"5,keyasint,omitempty"`  // findings beyond those that are kept
+	Allowed    uint64    `cbor:"6,keyasint,omitempty"`  // entries by verdict
+	Signed     uint64    `cbor:"7,keyasint,omitempty"`  //
+	Excluded   uint64    `cbor:"8,keyasint,omitempty"`  //
+	Violations uint64    `cbor:"9,keyasint,omitempty"`  //
+	Open       []Finding `cbor:"10,keyasint,omitempty"` // about the list as it stands, made anew each time
+	Summary    []Finding `cbor:"11,keyasint,omitempty"` // what was not looked at
 }
 
 // A Clock is what a quote says of its TPM's clock (TPM 2.0 part 2, 10.11.1).
@@ -153,7 +183,8 @@ type Record struct {
 	Message    []byte // as it came; empty once it was dropped as too old
 	Tier       Tier
 	Findings   []Finding
-	Result     []byte // signed EAR
+	Result     []byte      // signed EAR
+	Logs       []LogChange // what it adds to the logs of its boot
 }
 
 // A Refused message is one that was not accepted, and why.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/ima"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -32,6 +33,9 @@ type Reports interface {
 	// BootReport returns the message of the newest boot report or challenge answer
 	// of a boot: these carry the boot facts. ErrNotFound.
 	BootReport(id attest.UEID, chain uint64, seed [16]byte) ([]byte, error)
+	// Log returns the parts of a log of a boot, in order and without a gap, from the
+	// one on that has the given byte.
+	Log(id attest.UEID, chain uint64, seed [16]byte, log attest.Log, from uint64) ([]attest.Part, error)
 	// Accept stores a report and what the device has become, both or neither.
 	Accept(d *Device, r *Record) error
 }
@@ -70,6 +74,9 @@ type Config struct {
 	// has to be said: a verifier that appraises nothing is a decision.
 	NoReferences bool
 
+	// Files are lists of files that manifests name by their digest.
+	Files [][]byte
+
 	EKRoots       *x509.CertPool // that sign endorsement certificates; nil for none
 	RequireEKCert bool           // refuse TPMs whose certificate is missing or of an unknown root
 
@@ -100,10 +107,11 @@ const (
 
 // A Verifier checks, appraises and decides. It is safe for concurrent use.
 type Verifier struct {
-	cfg    Config
-	store  Store
-	byHash map[[32]byte]*reference.Reference
-	newest map[model]*reference.Reference
+	cfg      Config
+	store    Store
+	byHash   map[[32]byte]*reference.Reference
+	newest   map[model]*reference.Reference
+	policies map[[32]byte]*ima.Policy // of files, by manifest
 
 	locks   [64]sync.Mutex // by device, so that one report of it is judged at a time
 	mu      sync.Mutex
@@ -128,11 +136,16 @@ func New(cfg Config, store Store) (*Verifier, error) {
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = 1000
 	}
-	v := &Verifier{cfg: cfg, store: store, byHash: map[[32]byte]*reference.Reference{}, newest: map[model]*reference.Reference{}, waiting: map[attest.UEID]bool{}}
+	v := &Verifier{cfg: cfg, store: store, byHash: map[[32]byte]*reference.Reference{}, newest: map[model]*reference.Reference{}, policies: map[[32]byte]*ima.Policy{}, waiting: map[attest.UEID]bool{}}
 	for _, r := range cfg.References {
 		m := r.Manifest()
 		k := model{m.Vendor, m.Model}
 		v.byHash[r.Digest()] = r
+		policy, err := policyOf(r, cfg.Files)
+		if err != nil {
+			return nil, err
+		}
+		v.policies[r.Digest()] = policy
 		old := v.newest[k]
 		if old != nil && old.Manifest().Sequence == m.Sequence && old.Digest() != r.Digest() {
 			return nil, fmt.Errorf("cannot verify with two manifests of %s %s that both have sequence %d", m.Vendor, m.Model, m.Sequence)
@@ -227,7 +240,7 @@ func (v *Verifier) Handle(now int64, m Delivery) (Reply, error) {
 	var err error
 	switch m.Kind {
 	case "report", "alarm", "evidence":
-		err = v.report(now, m)
+		reply.Down, err = v.report(now, m)
 	case "enrol":
 		reply.Down, err = v.enrol(now, m)
 	default:

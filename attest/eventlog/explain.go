@@ -15,6 +15,8 @@ type Line struct {
 	Proof   Proof  // what is known about Value
 	Digest  []byte // in the bank that was looked at; nil when nothing was extended
 
+	Component Component // the part of the machine that it is about
+
 	text string
 }
 
@@ -83,9 +85,11 @@ func (l *Log) explain(bank Bank, only map[int]bool, claims []string) []Line {
 		}
 	}
 	var lines []Line
+	components := l.components()
 	for i := range l.Events {
 		e := &l.Events[i]
 		line := e.words()
+		line.Component = components[i]
 		line.PCR, line.Event, line.Proof = e.PCR, i, e.Proof(bank)
 		if line.Proof != NotExtended {
 			line.Digest = e.Digest(bank)

@@ -243,3 +243,10 @@ func (v *Verified) Events() []VerifiedEvent {
 	}
 	return list
 }
+
+// Head is the log up to its nth event: a log goes on while a quote is taken.
+func (l *Log) Head(n int) *Log {
+	head := *l
+	head.Events = l.Events[:min(n, len(l.Events))]
+	return &head
+}

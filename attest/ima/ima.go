@@ -23,6 +23,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"strings"
@@ -112,6 +113,7 @@ type Entry struct {
 	Digest    []byte // template digest as the list has it; zero of a violation
 	Violation bool   // the file was written while it was open to be measured: nothing is known of it
 	Data      []byte // template data as the list has them; shares memory with what was parsed
+	Size      int    // bytes that the entry takes in the list
 }
 
 // A Field is a part of the template data.
@@ -236,6 +238,28 @@ type Partial struct {
 	Fault   error // nil when the list is whole
 }
 
+// ErrCut says that a list ends within an entry: what came before is whole.
+var ErrCut = errors.New("cut")
+
+// ParseNext reads a binary list that goes on, from the start of an entry: all
+// whole entries in data. What is left is the beginning of an entry, or nothing.
+func ParseNext(data []byte) (*List, error) {
+	if len(data) == 0 {
+		return &List{Bank: SHA1}, nil
+	}
+	if isText(data) {
+		return nil, fmt.Errorf("cannot parse IMA list: it is the text form, which proves less: send the binary one")
+	}
+	list, err := parse(data)
+	if errors.Is(err, ErrCut) {
+		return list, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot parse IMA list: %w", err)
+	}
+	return list, nil
+}
+
 // ParsePartial reads as much as it can.
 func ParsePartial(data []byte) Partial {
 	list, err := parse(data)
@@ -258,7 +282,11 @@ func parse(data []byte) (*List, error) {
 	if isText(data) {
 		return list, list.parseText(data)
 	}
-	if list.Bank = digestBank(data); list.Bank == 0 {
+	if list.Bank = digestBank(data); list.Bank == 0 && len(data) < 4+64+4+maxName {
+		list.Bank = SHA1 // may be the beginning of an entry
+		return list, fmt.Errorf("entry 0 at offset 0: no template's name where one must be, or it is %w", ErrCut)
+	}
+	if list.Bank == 0 {
 		return list, fmt.Errorf("entry 0 at offset 0: no template's name where one must be")
 	}
 	for offset := 0; offset < len(data); {
@@ -333,7 +361,7 @@ func readEntry(data []byte, bank Bank) (Entry, int, error) {
 	size := u32()
 	switch {
 	case short:
-		return e, 0, fmt.Errorf("cut in its header")
+		return e, 0, fmt.Errorf("%w in its header", ErrCut)
 	case pcr > maxPCR:
 		return e, 0, fmt.Errorf("PCR %d, the highest is %d", pcr, maxPCR)
 	case size == 0 || size > maxName:
@@ -360,8 +388,9 @@ func readEntry(data []byte, bank Bank) (Entry, int, error) {
 		e.Data = take(uint64(size))
 	}
 	if short {
-		return e, 0, fmt.Errorf("cut: %d bytes are left", len(data)-pos)
+		return e, 0, fmt.Errorf("%w: %d bytes are left", ErrCut, len(data)-pos)
 	}
+	e.Size = pos
 	return e, pos, nil
 }
 

@@ -25,6 +25,7 @@ type config struct {
 		Manifests         []string `toml:"manifests"`
 		KeyLists          []string `toml:"key_lists"`
 		ManufacturerRoots []string `toml:"manufacturer_roots"`
+		Files             []string `toml:"files"`
 		Without           bool     `toml:"without"`
 	} `toml:"reference"`
 	Keys struct {
@@ -203,6 +204,19 @@ func (c *config) keyPair(key, certificate, private string) (tls.Certificate, err
 		return tls.Certificate{}, fail(exitNeeds, "check "+key+".certificate and "+key+".key", fmt.Errorf("cannot use %s certificate: %w", key, err))
 	}
 	return pair, nil
+}
+
+// files reads the lists of files that manifests name.
+func (c *config) files() ([][]byte, error) {
+	var out [][]byte
+	for _, f := range c.Reference.Files {
+		data, err := c.read("reference.files", f)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, data)
+	}
+	return out, nil
 }
 
 // references opens the manifests. One whose validity has ended is left out: a

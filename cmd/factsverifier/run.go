@@ -136,6 +136,9 @@ func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logg
 	if cfg.References, err = c.references(time.Now().Unix(), log); err != nil {
 		return nil, err
 	}
+	if cfg.Files, err = c.files(); err != nil {
+		return nil, err
+	}
 	if cfg.EKRoots, err = c.certificates("enrolment.ek_roots", c.Enrolment.EKRoots); err != nil {
 		return nil, err
 	}

@@ -69,6 +69,18 @@ CREATE TABLE refused (
 	text   TEXT NOT NULL,
 	size   INTEGER NOT NULL
 ) STRICT;
+`, `
+CREATE TABLE log (
+	device      BLOB NOT NULL REFERENCES device (ueid),
+	chain       INTEGER NOT NULL,
+	seed        BLOB NOT NULL,
+	log         INTEGER NOT NULL,
+	offset      INTEGER NOT NULL,
+	size        INTEGER NOT NULL,
+	packed      BLOB NOT NULL,
+	received_at INTEGER NOT NULL,
+	PRIMARY KEY (device, chain, seed, log, offset)
+) STRICT, WITHOUT ROWID;
 `}
 
 // A Store is an open file. It is safe for concurrent use by one process.
@@ -307,7 +319,10 @@ func (s *Store) Accept(d *verifier.Device, r *verifier.Record) error {
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.Device[:], int64(r.Chain), int64(r.Sequence), r.Digest[:], r.Previous[:], r.BootSeed[:], r.Kind, r.Stage, r.ReceivedAt, r.Quoted, r.Tier,
 			findings, r.Result, r.Message)
-		return err
+		if err != nil {
+			return err
+		}
+		return changeLogs(tx, r)
 	})
 	var conflict *sqlite.Error
 	if errors.As(err, &conflict) && conflict.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
@@ -317,6 +332,56 @@ func (s *Store) Accept(d *verifier.Device, r *verifier.Record) error {
 		return fmt.Errorf("cannot store report %d of device %s: %w", r.Sequence, r.Device, err)
 	}
 	return nil
+}
+
+// keptBoots is of how many boots of a device the logs are kept.
+const keptBoots = 3
+
+func changeLogs(tx *sql.Tx, r *verifier.Record) error {
+	for _, c := range r.Logs {
+		if c.Reset {
+			if _, err := tx.Exec("DELETE FROM log WHERE device = ? AND chain = ? AND seed = ? AND log = ?", r.Device[:], int64(r.Chain), r.BootSeed[:], c.Log); err != nil {
+				return err
+			}
+		}
+		if c.Part == nil {
+			continue
+		}
+		if _, err := tx.Exec("INSERT INTO log (device, chain, seed, log, offset, size, packed, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+			r.Device[:], int64(r.Chain), r.BootSeed[:], c.Log, int64(c.Part.Offset), c.Part.Size, c.Part.Packed, r.ReceivedAt); err != nil {
+			return err
+		}
+		if c.Part.Offset > 0 {
+			continue
+		}
+		if _, err := tx.Exec(`DELETE FROM log WHERE device = ?1 AND seed <> ?2 AND seed NOT IN
+			(SELECT seed FROM log WHERE device = ?1 AND seed <> ?2 GROUP BY seed ORDER BY MAX(received_at) DESC LIMIT ?3)`, r.Device[:], r.BootSeed[:], keptBoots-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Log returns the parts of a log of a boot from the one on that has byte from.
+func (s *Store) Log(id attest.UEID, chain uint64, seed [16]byte, log attest.Log, from uint64) ([]attest.Part, error) {
+	rows, err := s.read.Query("SELECT offset, size, packed FROM log WHERE device = ? AND chain = ? AND seed = ? AND log = ? AND offset + size > ? ORDER BY offset",
+		id[:], int64(chain), seed[:], log, int64(from))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read logs of device %s: %w", id, err)
+	}
+	defer rows.Close()
+	var parts []attest.Part
+	for rows.Next() {
+		p := attest.Part{Log: log}
+		if err := rows.Scan(&p.Offset, &p.Size, &p.Packed); err != nil {
+			return nil, fmt.Errorf("cannot read logs of device %s: %w", id, err)
+		}
+		parts = append(parts, p)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("cannot read logs of device %s: %w", id, err)
+	}
+	return parts, nil
 }
 
 // Refuse stores a refused message and drops the oldest beyond MaxRefused.

@@ -39,8 +39,13 @@ func device(key *cose.PublicKey) *verifier.Device {
 		Digest: [32]byte{9}, LastSeen: 10, Stage: reference.StagePaused, Tier: verifier.TierContraindicated,
 		Findings: []verifier.Finding{{Code: verifier.ReasonPaused, Tier: verifier.TierContraindicated, Text: "paused"}},
 		Pause:    &attest.Pause{ID: make([]byte, 16), Reason: "flow", Effects: []attest.Effect{{Kind: reference.Freeze, Target: "x", Done: true, Observed: "frozen", Millis: 3}}},
-		Boot:     &verifier.Boot{Seed: make([]byte, 16), Count: 4, Quoted: true, State: &verifier.Finding{Code: verifier.ReasonBootState, Text: "x"}},
-		Clock:    &verifier.Clock{Sequence: 9, ResetCount: 4}, Challenge: &verifier.Challenge{Nonce: make([]byte, 16), At: 5},
+		Boot: &verifier.Boot{Seed: make([]byte, 16), Count: 4, Quoted: true, State: &verifier.Finding{Code: verifier.ReasonBootState, Text: "x"},
+			PCRs: []attest.PCR{{Index: 4, Digest: make([]byte, 32)}}, Judged: []byte{1}, Versions: []string{"system 1"},
+			Logs:  map[attest.Log]*verifier.LogState{attest.LogIMA: {Bytes: 5, More: true, Gap: &attest.Gap{Status: 1, Reason: "x"}, Again: true}},
+			Found: []verifier.Finding{{Code: verifier.ReasonBootKernel, Text: "x"}},
+			Files: &verifier.Files{Manifest: []byte{1}, Offset: 1, Replay: []byte{1}, Found: []verifier.Finding{{Code: verifier.ReasonFile}}, Told: 1, Allowed: 2, Signed: 3,
+				Excluded: 4, Violations: 5, Open: []verifier.Finding{{Code: verifier.ReasonFileList}}, Summary: []verifier.Finding{{Code: verifier.ReasonMore}}}},
+		Clock: &verifier.Clock{Sequence: 9, ResetCount: 4}, Challenge: &verifier.Challenge{Nonce: make([]byte, 16), At: 5},
 		Manifest: &attest.Edition{Sequence: 3, Digest: make([]byte, 32)},
 	}
 }
@@ -110,6 +115,57 @@ func TestWhatIsStoredComesBack(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v %v", info.Mode(), err)
+	}
+}
+
+// Logs come back in order, from where they are wanted on; a boot's logs go when
+// newer ones have come.
+func TestLogs(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "fleet.db"))
+	d := device(referencetest.Signer(t).Public())
+	must(t, s.Save(d))
+	part := func(offset uint64, text string) verifier.LogChange {
+		return verifier.LogChange{Log: attest.LogIMA, Part: &attest.Part{Log: attest.LogIMA, Offset: offset, Size: uint32(len(text)), Packed: []byte(text)}}
+	}
+	next := uint64(0)
+	accept := func(boot byte, changes ...verifier.LogChange) error {
+		next++
+		r := record(d, next, attest.KindRoutine)
+		r.BootSeed, r.Logs = [16]byte{boot}, changes
+		return s.Accept(d, r)
+	}
+	want := func(boot byte, from uint64, want string) {
+		t.Helper()
+		parts, err := s.Log(d.UEID, d.Chain, [16]byte{boot}, attest.LogIMA, from)
+		must(t, err)
+		got := ""
+		for _, p := range parts {
+			got += string(p.Packed)
+		}
+		if got != want {
+			t.Errorf("boot %d from %d: %q, want %q", boot, from, got, want)
+		}
+	}
+	must(t, accept(1, part(0, "abc"), verifier.LogChange{Log: attest.LogFirmware, Part: &attest.Part{Size: 1, Packed: []byte("x")}}))
+	must(t, accept(1, part(3, "def")))
+	want(1, 0, "abcdef")
+	want(1, 2, "abcdef")
+	want(1, 3, "def")
+	want(1, 6, "")
+	want(2, 0, "")
+	if err := accept(1, part(3, "other")); err == nil {
+		t.Error("two parts in one place")
+	}
+	want(1, 0, "abcdef")
+	next--
+	must(t, accept(1, verifier.LogChange{Log: attest.LogIMA, Reset: true}, part(0, "new")))
+	want(1, 0, "new")
+	for boot := byte(2); boot <= 4; boot++ {
+		must(t, accept(boot, part(0, "boot")))
+	}
+	want(1, 0, "")
+	for boot := byte(2); boot <= 4; boot++ {
+		want(boot, 0, "boot")
 	}
 }
 

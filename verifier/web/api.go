@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"slices"
@@ -38,6 +39,31 @@ type Device struct {
 	Findings   []Finding `json:"findings"` // worst first
 	Pause      *Pause    `json:"pause"`    // null when not paused
 	Manifest   *Manifest `json:"manifest"` // null without a valid one
+	Boot       *Boot     `json:"boot"`     // null before the first report, and without a TPM
+}
+
+// A Boot is what the TPM and the logs have shown of a device's present boot.
+type Boot struct {
+	Quoted   bool     `json:"quoted"`   // a valid quote came in it
+	Versions []string `json:"versions"` // what booted, by the manifest's references; where something deviates, the nearest
+	Logs     []Log    `json:"logs"`     // what came of its logs
+	Files    *Files   `json:"files"`    // what IMA measured; null where that is not appraised
+}
+
+// A Log is how much of a log is here.
+type Log struct {
+	Name    string `json:"name"`
+	Bytes   uint64 `json:"bytes"`
+	Whole   bool   `json:"whole"`   // all that the device had
+	Missing string `json:"missing"` // why the device cannot send it
+}
+
+// Files counts the entries of the IMA list that a quote has proved.
+type Files struct {
+	Allowed    uint64 `json:"allowed"`
+	Signed     uint64 `json:"signed"`
+	Excluded   uint64 `json:"excluded"`   // not looked at, as the manifest says
+	Violations uint64 `json:"violations"` // nobody knows what was measured
 }
 
 // A Finding is one thing that a person should know.
@@ -115,8 +141,26 @@ func newDevice(d *verifier.Device) Device {
 			v.Pause.Effects = append(v.Pause.Effects, Effect{e.Kind.String(), e.Target, e.Done, e.Observed, e.Millis})
 		}
 	}
+	if d.Boot != nil && d.Identity != nil {
+		v.Boot = newBoot(d.Boot)
+	}
 	if m := d.Manifest; m != nil {
 		v.Manifest = &Manifest{m.Sequence, hex.EncodeToString(m.Digest)}
+	}
+	return v
+}
+
+func newBoot(b *verifier.Boot) *Boot {
+	v := &Boot{Quoted: b.Quoted, Versions: append([]string{}, b.Versions...), Logs: []Log{}}
+	for _, l := range slices.Sorted(maps.Keys(b.Logs)) {
+		x := Log{Name: l.String(), Bytes: b.Logs[l].Bytes, Whole: b.Logs[l].Bytes > 0 && !b.Logs[l].More}
+		if g := b.Logs[l].Gap; g != nil {
+			x.Missing = g.Status.String() + ": " + g.Reason
+		}
+		v.Logs = append(v.Logs, x)
+	}
+	if f := b.Files; f != nil && f.Offset > 0 {
+		v.Files = &Files{f.Allowed, f.Signed, f.Excluded, f.Violations}
 	}
 	return v
 }
