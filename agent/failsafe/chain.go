@@ -102,7 +102,11 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 
 // save writes the present record to both copies. It is called with mu held.
 func (e *Enforcer) save() {
-	e.degrade("latch", errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec)))
+	err := errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec))
+	if err == nil {
+		e.dropIntent()
+	}
+	e.degrade("latch", err)
 }
 
 // heal writes the latch again after a write of it has failed. It is called with

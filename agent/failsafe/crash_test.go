@@ -90,6 +90,8 @@ func (d *device) begin(argv []string, cgroup ...int) (c *child, ready bool) {
 	}
 	c = &child{cmd: cmd, client: Dial(d.cfg.Socket)}
 	d.t.Cleanup(c.kill)
+	hangs := time.AfterFunc(20*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	defer hangs.Stop()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	if line != "ready\n" {
 		c.kill()

@@ -9,7 +9,10 @@
 // can neither end one nor name a step. When that process falls silent, the
 // enforcer does what the manifest says about silence.
 //
-// A pause is latched before anything is done. What the latch says when copies
+// A pause is latched before anything is done. Only a disk that takes longer than
+// diskTime does not hold up the chain: then an intent beside the socket, in
+// memory, holds the pause through a restart of the enforcer, and it is confirmed
+// when the disk has it (docs/safety.md tells what a power cut does there). What the latch says when copies
 // differ, are damaged or lost is decided by the rule that the stricter one wins.
 // A step of the chain that fails does not stop the next, and each is followed by
 // a look at what really is. While the device is paused the steps are looked at
@@ -24,6 +27,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -36,6 +40,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miotfacts/miotfacts/agent/durable"
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/facts"
@@ -66,12 +71,13 @@ type Config struct {
 
 // Intervals and bounds.
 const (
-	holdEvery   = 2 * time.Second // a paused device is looked at again
-	reloadEvery = time.Minute     // manifest and key lists are opened again
-	startGrace  = time.Minute     // silence before the first sign of life after a start counts from here at the earliest
-	lookTime    = 2 * time.Second // for the last look at a unit, beyond the step's deadline
-	maxConns    = 8               // connections of one user
-	maxRate     = 20              // requests a second of one user; more have to wait
+	holdEvery   = 2 * time.Second       // a paused device is looked at again
+	reloadEvery = time.Minute           // manifest and key lists are opened again
+	startGrace  = time.Minute           // silence before the first sign of life after a start counts from here at the earliest
+	lookTime    = 2 * time.Second       // for the last look at a unit, beyond the step's deadline
+	diskTime    = 25 * time.Millisecond // for the latch, before the chain begins without waiting for the disk
+	maxConns    = 8                     // connections of one user
+	maxRate     = 20                    // requests a second of one user; more have to wait
 )
 
 // An Enforcer holds the pause of one device. Make it with New, run it once.
@@ -95,6 +101,7 @@ type Enforcer struct {
 	used     used
 	pending  [][]byte // resumes of the present pause that wait for another signer
 	effects  []Effect
+	intent   bool               // a pause that the disk does not have yet is in the intent
 	told     []byte             // the pause of which the application was told in this run
 	degraded map[string]string  // by topic, in words
 	stop     context.CancelFunc // ends the steps that run now; nil when none do
@@ -173,6 +180,9 @@ func (e *Enforcer) open() error {
 		rec.PauseID = newPauseID()
 		e.since(&rec)
 	}
+	if why := e.openIntent(&rec); why != "" {
+		notes = append(notes, why)
+	}
 	if lost := e.openUsed(); lost != nil {
 		notes = append(notes, "nonces of used resumes are lost: "+lost.Error())
 		e.used = used{}
@@ -191,6 +201,8 @@ func (e *Enforcer) open() error {
 	e.rec = rec
 	if err := errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec)); err != nil {
 		e.degrade("latch", fmt.Errorf("the latch cannot be written, a restart may come back as before: %w", err))
+	} else {
+		e.dropIntent()
 	}
 	if _, err := os.Stat(e.file(fileMarker)); err != nil {
 		if err := writeState(e.file(fileMarker), true); err != nil {
@@ -557,16 +569,66 @@ func (e *Enforcer) pause(reason string) {
 	rec.Steps = e.rec.Steps // what a resume has not undone yet
 	e.degrade("left", nil)
 	e.plan(&rec)
-	err := e.latch.begin(&rec)
+	e.latch.number(&rec)
+	written := make(chan error, 1)
+	go func() { written <- e.latch.first(rec) }()
+	var err error
+	patience := time.NewTimer(diskTime)
+	defer patience.Stop()
+	select {
+	case err = <-written:
+		written <- nil
+	case <-patience.C:
+		e.intent = true
+		err = writeState(e.intentFile(), rec)
+	}
 	e.rec, e.pending, e.effects = rec, nil, nil
 	e.log.Error("paused", "pause", fmt.Sprintf("%x", rec.PauseID), "reason", rec.Reason)
 	e.turn()
 	notify(e.nvKick)
 	e.mu.Unlock()
-	err = errors.Join(err, e.latch.finish(rec))
+	err = errors.Join(err, <-written, e.latch.finish(rec))
 	e.mu.Lock()
 	e.degrade("latch", err)
+	if err == nil {
+		e.dropIntent()
+	}
 	e.mu.Unlock()
+}
+
+// intentFile is in memory, as the socket is: a reboot forgets it.
+func (e *Enforcer) intentFile() string { return e.cfg.Socket + ".latch" }
+
+// openIntent reads a pause that had begun when the enforcer ended, and that the
+// disk did not have yet. It returns what was found.
+func (e *Enforcer) openIntent(rec *record) string {
+	data, err := durable.Read(e.intentFile(), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	e.intent = true
+	var r record
+	if err == nil {
+		r, err = decodeRecord(data)
+	}
+	switch {
+	case rec.Phase.latched():
+		return ""
+	case err != nil:
+		*rec = record{Version: 1, Phase: PhasePausing, PauseID: newPauseID(), Reason: "state damaged: a pause had begun, and its intent cannot be read"}
+		e.since(rec)
+		return rec.Reason
+	}
+	*rec = r
+	return "a pause had begun that the disk did not have yet"
+}
+
+// dropIntent removes the intent when the disk has the latch. It is called with
+// mu held.
+func (e *Enforcer) dropIntent() {
+	if e.intent && os.Remove(e.intentFile()) == nil {
+		e.intent = false
+	}
 }
 
 // plan adds the steps of the manifest in force that rec does not have yet.

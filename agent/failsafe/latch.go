@@ -213,15 +213,27 @@ func (s *latchStore) known() (bool, error) {
 
 // begin gives r the next generation and writes one copy of it.
 func (s *latchStore) begin(r *record) error {
+	s.number(r)
+	return s.first(*r)
+}
+
+// number gives r the next generation.
+func (s *latchStore) number(r *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.generation++
 	r.Generation = s.generation
-	err := s.write(0, *r)
+}
+
+// first writes one copy of r, whichever takes it.
+func (s *latchStore) first(r record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.write(0, r)
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, s.write(1, *r))
+	return errors.Join(err, s.write(1, r))
 }
 
 // finish writes r to the copies that do not have it yet, unless a newer record

@@ -137,6 +137,7 @@ func (e *Enforcer) acceptResume(document []byte) error {
 		return fmt.Errorf("cannot accept resume: %w", err)
 	}
 	e.rec, e.pending, e.effects = rec, nil, nil
+	e.dropIntent()
 	e.log.Warn("resume accepted", "pause", fmt.Sprintf("%x", rec.PauseID), "signers", len(signers))
 	e.turn()
 	return nil
