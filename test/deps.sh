@@ -30,6 +30,7 @@ want systemd command -v systemd-analyze           # reads the units
 want systemd-container command -v systemd-nspawn # boots them
 want zbar-tools command -v zbarimg
 want poppler-utils command -v pdftoppm
+want tcpdump command -v tcpdump
 
 [ -n "$missing" ] || exit 0
 

@@ -233,6 +233,9 @@ func TestPurePackages(t *testing.T) {
 		}
 		for _, imp := range f.ast.Imports {
 			path := strings.Trim(imp.Path.Value, `"`)
+			if path == "net/netip" {
+				continue // addresses as values; it opens nothing
+			}
 			for _, io := range []string{"os", "net", "io/fs", "io/ioutil", "syscall", "golang.org/x/sys", "embed", "log"} {
 				if path == io || strings.HasPrefix(path, io+"/") {
 					t.Errorf("%s: a pure package imports %s", f.at(imp), path)
