@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe docs deps clean dist deb repro
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events docs deps clean dist deb repro
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -106,6 +106,9 @@ bench-facts: ## Measure a fast round against the least that it can cost, in a cr
 
 bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under load (half an hour; needs root and cgroup v2)
 	@$(GO) build -o bin/benchfailsafe ./test/benchfailsafe && bin/benchfailsafe $(BENCHFLAGS)
+
+bench-events: ## Measure from the cause of an event to its comparison, 200 of each kind (as root, in namespaces of its own)
+	@BENCH_EVENTS=1 $(GO) test -count=1 -run '^$$' -bench Events -benchtime 1x -exec 'unshare -n -m' ./test/benchevents
 
 docs: ## Regenerate docs/facts.md and the manual pages
 	@mkdir -p $(DOCS)/man

@@ -24,6 +24,7 @@ want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
 want socat command -v socat
 want iproute2 command -v ip
+want util-linux command -v nsenter # and unshare
 want strace command -v strace
 want chromium command -v chromium
 want systemd command -v systemd-analyze           # reads the units

@@ -35,6 +35,7 @@ const (
 	topicServices
 	topicCPUPressure
 	topicMemoryPressure
+	topicChannels
 	topics
 )
 
@@ -55,6 +56,7 @@ var topicFacts = [topics]string{
 	topicServices:       "service.active",
 	topicCPUPressure:    "cpu.pressure",
 	topicMemoryPressure: "memory.pressure",
+	topicChannels:       "events.channels",
 }
 
 // hits is a set of topics.
@@ -71,7 +73,7 @@ func of(list ...topic) (h hits) {
 // is a storm of them, and how much processor time whoever makes it can burn.
 const (
 	eventBurst = 10                     // of a topic, told one after the other as they come
-	eventEvery = 200 * time.Millisecond // then this far apart
+	eventEvery = 100 * time.Millisecond // then this far apart
 	eventPause = 5 * time.Millisecond   // between two looks at the kernel's queues, of which each takes one buffer
 	eventRetry = time.Minute            // at most, between attempts to open a channel anew
 )
@@ -176,16 +178,18 @@ func (e *Events) missed(name string, h hits, why string) {
 
 func (e *Events) opened(name string) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.open = append(e.open, name)
+	e.mu.Unlock()
+	e.hit(of(topicChannels))
 }
 
 func (e *Events) closed(name string) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if i := slices.Index(e.open, name); i >= 0 {
 		e.open = slices.Delete(e.open, i, i+1)
 	}
+	e.mu.Unlock()
+	e.hit(of(topicChannels))
 }
 
 // watchKernel waits for all of the kernel's descriptors.
@@ -365,7 +369,7 @@ func (p *pacer) hit(now time.Time) {
 			defer p.mu.Unlock()
 			p.timer = nil
 			if !p.ended {
-				p.since = time.Now() // what was earned meanwhile is spent
+				p.spent, p.since = eventBurst, time.Now() // what was earned meanwhile is spent
 				p.tell(p.key)
 			}
 		})

@@ -89,7 +89,10 @@ func parseRouteEvents(b []byte) (h hits, lost bool) {
 		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			h |= of(topicAddresses)
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-			h |= of(topicRoutes)
+			// struct rtmsg has the table as its fifth byte; the local one follows from the addresses.
+			if size < diagHeader+unix.SizeofRtMsg || b[diagHeader+4] != unix.RT_TABLE_LOCAL {
+				h |= of(topicRoutes)
+			}
 		case unix.NLMSG_OVERRUN:
 			lost = true
 		}
