@@ -141,7 +141,10 @@ type Agent struct {
 	quoteDue    bool      // after an alarm, which does not wait for the TPM
 	logsDue     bool      // the verifier has less of the logs than the device
 	alarms      []time.Time
-	effects     int // observed effects that were reported
+	unalarmed   uint64 // crossings since the last report that made no alarm
+	history     *history
+	crossed     facts.Key // the fact of the newest alarm; 0 without one
+	effects     int       // observed effects that were reported
 	inbox       chan []byte
 	wake        chan struct{}
 	hurry       hurry
@@ -187,6 +190,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("cannot start agent: %w", err)
 		}
 	}
+	a.history = newHistory(a.ref)
 	sources := slices.Clone(cfg.Sources)
 	if cfg.AppSocket != "" && len(app) > 0 {
 		if a.app, err = listenApp(cfg.AppSocket, app, cfg.AppUIDs, time.Now, a.hurry.add, cfg.Log); err != nil {
@@ -313,6 +317,10 @@ func (a *Agent) judge(now time.Time, snapshot facts.Snapshot) {
 		a.cfg.Log.Info("stage changed", "from", before.Stage, "to", next.Stage, "latch", in.Latch, "integration", in.Integration)
 	}
 	a.fold.Add(a.snapshot)
+	a.history.add(a.snapshot)
+	if do.Alarm {
+		a.crossed = extreme.Reading.Key
+	}
 	a.report(now, before, do)
 	if a.cfg.Alive != nil {
 		a.cfg.Alive()

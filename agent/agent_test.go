@@ -294,8 +294,17 @@ func TestThreeStages(t *testing.T) {
 		}
 	}
 	for _, m := range b.spool.all() {
-		if u, err := attest.Decode(m.Payload); err == nil && (u.Unverified().Body.Kind == attest.KindAlarm) != (m.Class == spool.Alarm) {
-			t.Errorf("%s went as %s", u.Unverified().Body.Kind, m.Class)
+		u, err := attest.Decode(m.Payload)
+		if err != nil {
+			continue
+		}
+		b := u.Unverified().Body
+		if (b.Kind == attest.KindAlarm) != (m.Class == spool.Alarm) {
+			t.Errorf("%s went as %s", b.Kind, m.Class)
+		}
+		// The value that crossed is the last one of its minute.
+		if h := b.History; (b.Kind == attest.KindAlarm) != (h != nil) || h != nil && (h.Fact != 1000 || h.Samples[len(h.Samples)-1].Value <= 500) {
+			t.Errorf("%s with the history %+v", b.Kind, h)
 		}
 	}
 }

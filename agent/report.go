@@ -36,9 +36,13 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 	}
 	status, refused := a.link.last()
 	a.notes = append(a.notes, refused...)
+	alarm := did.Alarm && a.alarmAllowed(now)
+	if did.Alarm && !alarm {
+		a.unalarmed++
+	}
 	kind := attest.Kind(0)
 	switch {
-	case did.Alarm && a.alarmAllowed(now):
+	case alarm:
 		kind = attest.KindAlarm
 	case !a.bootSent:
 		// Rates are known from the second round on.
@@ -87,7 +91,7 @@ func (a *Agent) send(now time.Time, kind attest.Kind, nonce []byte, status fails
 		a.quoteDue = true
 	}
 	a.fold.Reset()
-	a.notes = nil
+	a.notes, a.unalarmed = nil, 0
 	a.deviating = slices.Clone(deviations(a.results))
 	a.effects = len(status.Effects)
 	a.bootSent = a.bootSent || kind == attest.KindBoot
@@ -176,6 +180,10 @@ func (a *Agent) build(kind attest.Kind, nonce []byte, status failsafe.Status) *a
 		d, ok := a.vocab.ByKey(k)
 		return ok && (whole || d.Cadence != facts.Boot)
 	})
+	b.Unalarmed = a.unalarmed
+	if kind == attest.KindAlarm {
+		b.History = a.history.of(a.crossed)
+	}
 	r.MeasRes = []attest.System{}
 	if a.ref != nil {
 		b.Manifest = &attest.Edition{Sequence: a.ref.Manifest().Sequence, Digest: a.digest[:]}

@@ -171,6 +171,36 @@ func TestVectors(t *testing.T) {
 	golden(t, "alarm.diag", []byte(diag))
 }
 
+// crossed returns a history of these times.
+func crossed(at ...int64) *attest.History {
+	h := &attest.History{Fact: 1000}
+	for _, ms := range at {
+		h.Samples = append(h.Samples, attest.Sample{At: ms, Value: 620})
+	}
+	return h
+}
+
+// TestHistoryVector holds the bytes of an alarm with a history.
+func TestHistoryVector(t *testing.T) {
+	r := example(t)
+	r.Body.History, r.Body.Unalarmed = crossed(1000, 2000, 3000, 4000), 3
+	r.Body.History.Samples[0].Value = -120
+	data := seal(t, r)
+	u, err := attest.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := u.Unverified().Body; b.Unalarmed != 3 || len(b.History.Samples) != 4 || b.History.Samples[0].Value != -120 || b.History.Fact != 1000 {
+		t.Errorf("it came as %+v, %d", b.History, b.Unalarmed)
+	}
+	diag, err := cbor.Diagnose(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "history.cbor", data)
+	golden(t, "history.diag", []byte(diag+"\n"))
+}
+
 // TestRefusals changes one thing each in a good report.
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct {
@@ -211,6 +241,14 @@ func TestRefusals(t *testing.T) {
 		{"stage twice", func(r *attest.Report) { r.MeasRes = append(r.MeasRes, r.MeasRes[0]) }, "twice"},
 		{"unknown system", func(r *attest.Report) { r.MeasRes[0].Name = "life" }, "no stage"},
 		{"unknown verdict", func(r *attest.Report) { r.MeasRes[0].Results[0].Verdict = 5 }, "malformed"},
+		{"history without samples", func(r *attest.Report) { r.Body.History = &attest.History{Fact: 1000} }, "history of 0 samples"},
+		{"endless history", func(r *attest.Report) {
+			r.Body.History = &attest.History{Fact: 1000, Samples: make([]attest.Sample, 61)}
+		}, "history of 61 samples"},
+		{"history out of order", func(r *attest.Report) { r.Body.History = crossed(2000, 1000) }, "does not follow"},
+		{"history of the future", func(r *attest.Report) { r.Body.History = crossed(1000, 5000) }, "not of the last 60 s"},
+		{"history beyond a minute", func(r *attest.Report) { r.Body.End, r.Body.History = 90_000, crossed(1000, 61_000) }, "not of the last 60 s"},
+		{"history outside an alarm", func(r *attest.Report) { r.Body.Kind, r.Body.History = attest.KindStage, crossed(1000, 2000) }, "kind stage"},
 		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = []byte{0} }, "does not follow"},
 	} {
 		r := example(t)
@@ -423,7 +461,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	key := fixedSigner(f).Public()
 	good := map[[32]byte]bool{} // what the key has signed
-	for _, name := range []string{"alarm", "logs"} {
+	for _, name := range []string{"alarm", "history", "logs"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
 		if err != nil {
 			f.Fatal(err)

@@ -30,6 +30,7 @@ const (
 	MaxEffects     = 64       // steps of a reaction chain with their observed effects
 	MaxNotes       = 32       // degraded modes the device reports of itself
 	MaxNote        = 256      // bytes of one
+	MaxHistory     = 60       // samples, and seconds that they cover
 )
 
 // Profile names the EAT profile of reports (RFC 9711 section 6): CBOR in core
@@ -149,6 +150,8 @@ type Body struct {
 	Dropped    uint64             `cbor:"13,keyasint,omitempty"` // reports ever dropped from a full spool
 	Inventory  *Inventory         `cbor:"14,keyasint,omitempty"` // in boot reports
 	Notes      []string           `cbor:"15,keyasint,omitempty"` // degraded modes, in words
+	History    *History           `cbor:"20,keyasint,omitempty"` // in alarms: the last minute of the number that crossed
+	Unalarmed  uint64             `cbor:"21,keyasint,omitempty"` // crossings since the report before that made no alarm: more than four a minute
 	NoLogs     map[Log]Gap        `cbor:"16,keyasint,omitempty"` // logs of the boot that the device cannot send, and why
 }
 
@@ -164,6 +167,36 @@ type Gap struct {
 	_      struct{} `cbor:",toarray"`
 	Status facts.Status
 	Reason string
+}
+
+// A History is what a fact was until the report, oldest first. What could not
+// be read is missing.
+type History struct {
+	Fact    facts.Key `cbor:"1,keyasint"`
+	Samples []Sample  `cbor:"2,keyasint"` // 1 to MaxHistory, within MaxHistory seconds
+}
+
+// A Sample is one value of a number.
+type Sample struct {
+	_     struct{} `cbor:",toarray"`
+	At    int64    // uptime, ms; ascending
+	Value int64    // in the unit of the fact
+}
+
+func (h *History) check(end int64) error {
+	if len(h.Samples) == 0 || len(h.Samples) > MaxHistory {
+		return fmt.Errorf("history of %d samples, the limit is %d", len(h.Samples), MaxHistory)
+	}
+	for i, s := range h.Samples {
+		if s.At < 0 || i > 0 && s.At <= h.Samples[i-1].At {
+			return fmt.Errorf("history: sample %d at %d ms does not follow the one before", i, s.At)
+		}
+	}
+	first, last := h.Samples[0].At, h.Samples[len(h.Samples)-1].At
+	if last > end || last-first >= MaxHistory*1000 {
+		return fmt.Errorf("history from %d to %d ms is not of the last %d s before %d ms", first, last, MaxHistory, end)
+	}
+	return nil
 }
 
 // A Pause is a pause that holds, or was asked for and not yet confirmed.
@@ -415,6 +448,14 @@ func (r *Report) check() error {
 		return errors.New("pause claim is too long")
 	case len(b.Notes) > MaxNotes:
 		return fmt.Errorf("%d notes, the limit is %d", len(b.Notes), MaxNotes)
+	}
+	if b.History != nil {
+		if b.Kind != KindAlarm {
+			return fmt.Errorf("history in a report of kind %s", b.Kind)
+		}
+		if err := b.History.check(b.End); err != nil {
+			return err
+		}
 	}
 	for k, g := range b.Gaps {
 		if _, both := b.Facts[k]; both || g.Status == facts.OK || !g.Status.Known() || len(g.Reason) > MaxNote {

@@ -61,6 +61,12 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 	if newest {
 		d.Sequence, d.Digest = b.Sequence, c.verified.Digest()
 		d.Stage, d.Pause, d.Manifest, d.Dropped = b.Stage, b.Pause, b.Manifest, b.Dropped
+		switch {
+		case b.History != nil:
+			d.Crossing = b.History
+		case b.Stage == reference.StageOperating && b.Kind != attest.KindAlarm:
+			d.Crossing = nil
+		}
 		d.Boot = boot
 		boot.Uptime = c.report.Uptime
 		if c.report.BootCount != 0 { // 0: not known yet

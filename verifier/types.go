@@ -102,8 +102,9 @@ type Device struct {
 	Boot     *Boot           `cbor:"28,keyasint,omitempty"`
 	Dropped  uint64          `cbor:"29,keyasint,omitempty"` // reports it ever dropped, as it says
 
-	Clock     *Clock     `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
-	Challenge *Challenge `cbor:"31,keyasint,omitempty"` // not yet answered
+	Clock     *Clock          `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
+	Crossing  *attest.History `cbor:"32,keyasint,omitempty"` // of the newest alarm, until the device operates again
+	Challenge *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
 }
 
 // A Boot is what the reports of one boot have shown.

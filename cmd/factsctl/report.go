@@ -48,8 +48,10 @@ type shownReport struct {
 	Manifest   *web.Manifest `json:"manifest"`        // the edition that the device compared with
 	Verified   bool          `json:"manifest_verified"`
 	Pause      *web.Pause    `json:"pause"`
-	Results    []shownResult `json:"results"` // the device's own comparison
-	Begin      int64         `json:"begin"`   // uptime in ms of the first round in the report
+	Crossing   *web.Crossing `json:"crossing,omitempty"`  // in alarms: the last minute of the number that crossed
+	Unalarmed  uint64        `json:"unalarmed,omitempty"` // crossings since the report before without an alarm
+	Results    []shownResult `json:"results"`             // the device's own comparison
+	Begin      int64         `json:"begin"`               // uptime in ms of the first round in the report
 	End        int64         `json:"end"`
 	Facts      []shownFolded `json:"facts"`
 	Inventory  *shownStock   `json:"inventory,omitempty"`
@@ -218,6 +220,7 @@ func newShownReport(m *attest.Message, u *attest.Unverified, ref *reference.Refe
 			s.Pause.Effects = append(s.Pause.Effects, web.Effect{Kind: e.Kind.String(), Target: e.Target, Done: e.Done, Observed: e.Observed, Millis: e.Millis})
 		}
 	}
+	s.Crossing, s.Unalarmed = web.NewCrossing(b.History), b.Unalarmed
 	if i := b.Inventory; i != nil {
 		s.Inventory = &shownStock{i.Vendor, i.Model, i.Serial, i.Firmware, i.Services, i.Crypto}
 	}
@@ -341,6 +344,14 @@ func (s *shownReport) print(out io.Writer) error {
 		for _, e := range p.Effects {
 			row("  %s\t%s: %s, after %d ms", map[bool]string{true: "done", false: "NO EFFECT"}[e.Done], e.Title(), web.Clean(e.Observed), e.Millis)
 		}
+	}
+	if c := s.Crossing; c != nil {
+		low, high := c.Bounds()
+		row("\nfact %d over the last minute, from %d to %d, then %d", c.Fact, low, high, c.Last())
+		row("  %s", c.Spark())
+	}
+	if s.Unalarmed > 0 {
+		row("\n%d more crossings since the report before made no alarm of their own", s.Unalarmed)
 	}
 	if len(s.Results) > 0 {
 		row("\ncomparison, as the device says")

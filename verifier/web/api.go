@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/verifier"
@@ -40,6 +41,32 @@ type Device struct {
 	Pause      *Pause    `json:"pause"`    // null when not paused
 	Manifest   *Manifest `json:"manifest"` // null without a valid one
 	Boot       *Boot     `json:"boot"`     // null before the first report, and without a TPM
+	Crossing   *Crossing `json:"crossing"` // null without an alarm since it operated
+}
+
+// A Crossing is the last minute of the number that crossed a fail-safe extreme.
+type Crossing struct {
+	Fact    int      `json:"fact"`    // wire key
+	Samples []Sample `json:"samples"` // oldest first
+}
+
+// A Sample is one value of it.
+type Sample struct {
+	Before int64 `json:"before_ms"` // before the newest
+	Value  int64 `json:"value"`
+}
+
+// NewCrossing returns what is shown of a history; nil of none.
+func NewCrossing(h *attest.History) *Crossing {
+	if h == nil || len(h.Samples) == 0 {
+		return nil
+	}
+	c := &Crossing{Fact: int(h.Fact)}
+	last := h.Samples[len(h.Samples)-1].At
+	for _, s := range h.Samples {
+		c.Samples = append(c.Samples, Sample{last - s.At, s.Value})
+	}
+	return c
 }
 
 // A Boot is what the TPM and the logs have shown of a device's present boot.
@@ -144,6 +171,7 @@ func newDevice(d *verifier.Device) Device {
 	if d.Boot != nil && d.Identity != nil {
 		v.Boot = newBoot(d.Boot)
 	}
+	v.Crossing = NewCrossing(d.Crossing)
 	if m := d.Manifest; m != nil {
 		v.Manifest = &Manifest{m.Sequence, hex.EncodeToString(m.Digest)}
 	}

@@ -151,6 +151,7 @@ func paused(t testing.TB, b byte) verifier.Device {
 		{Kind: reference.Freeze, Target: "medical.slice", Done: true, Observed: "frozen 1", Millis: 3},
 		{Kind: reference.StopUnit, Target: "radio.service", Observed: "still active", Millis: 2000},
 	}}
+	d.Crossing = &attest.History{Fact: 1000, Samples: []attest.Sample{{At: 1000, Value: 120}, {At: 2000, Value: 120}, {At: 3000, Value: 620}}}
 	d.Findings = []verifier.Finding{
 		{Code: verifier.ReasonKeyFile, Tier: verifier.TierNone, Text: "the device key is in a file: whoever reads it is the device"},
 		{Code: verifier.ReasonDeviates, Tier: verifier.TierWarning, Text: "operating: network.listening has tcp/0.0.0.0:4444, which nobody declared; expected nothing but {tcp/0.0.0.0:22}"},

@@ -87,6 +87,50 @@ func TierWords(tier string) string {
 // Why returns the reason of a pause, as it follows on "paused by fail-safe".
 func (p *Pause) Why() string { return strings.TrimPrefix(Clean(p.Reason), "fail-safe: ") }
 
+// Bounds returns the least and the greatest value.
+func (c *Crossing) Bounds() (low, high int64) {
+	low, high = c.Samples[0].Value, c.Samples[0].Value
+	for _, s := range c.Samples {
+		low, high = min(low, s.Value), max(high, s.Value)
+	}
+	return low, high
+}
+
+// Last returns the value that crossed.
+func (c *Crossing) Last() int64 { return c.Samples[len(c.Samples)-1].Value }
+
+// Low and High are the bounds, for the page.
+func (c *Crossing) Low() int64  { low, _ := c.Bounds(); return low }
+func (c *Crossing) High() int64 { _, high := c.Bounds(); return high }
+
+// level places a value between the bounds, from 0 to 1.
+func (c *Crossing) level(v int64) float64 {
+	low, high := c.Bounds()
+	if low == high {
+		return 0.5
+	}
+	return (float64(v) - float64(low)) / (float64(high) - float64(low))
+}
+
+// Points returns the values as points of a line, 60 s wide and 20 high.
+func (c *Crossing) Points() string {
+	var b strings.Builder
+	for _, s := range c.Samples {
+		fmt.Fprintf(&b, "%.1f,%.1f ", 60-float64(s.Before)/1000, 20-20*c.level(s.Value))
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// Spark returns the values as a line of text.
+func (c *Crossing) Spark() string {
+	bars := []rune("▁▂▃▄▅▆▇█")
+	var b strings.Builder
+	for _, s := range c.Samples {
+		b.WriteRune(bars[min(int(c.level(s.Value)*float64(len(bars))), len(bars)-1)])
+	}
+	return b.String()
+}
+
 // Title returns a step of the reaction chain in words.
 func (e *Effect) Title() string {
 	target := Clean(e.Target)
