@@ -32,6 +32,8 @@ want systemd-container command -v systemd-nspawn # boots them
 want zbar-tools command -v zbarimg
 want poppler-utils command -v pdftoppm
 want tcpdump command -v tcpdump
+want rauc command -v rauc
+want squashfs-tools command -v mksquashfs
 
 [ -n "$missing" ] || exit 0
 
