@@ -314,7 +314,7 @@ func (j *judge) matchEvents(l *logs, boot *Boot, m *reference.Manifest) (bool, e
 	for _, pcr := range slices.Sorted(maps.Keys(why)) {
 		j.find(ReasonBootLog, TierContraindicated, "the event log does not explain PCR %d: %s", pcr, why[pcr])
 	}
-	match := best.Match(bootGroups(m.BootEvents), j.cmdline())
+	match := best.Match(BootGroups(m.BootEvents), j.cmdline())
 	boot.Versions = match.Versions
 	for i, d := range match.Deviations {
 		if i == maxFindings/2 {
@@ -367,8 +367,8 @@ func (j *judge) bootLog(l *logs, boot *Boot) (*eventlog.Log, int, error) {
 	return after.After(log), known, nil
 }
 
-// bootGroups returns the manifest's references as package eventlog compares them.
-func bootGroups(groups []reference.BootGroup) []eventlog.Group {
+// BootGroups returns the manifest's references as package eventlog compares them.
+func BootGroups(groups []reference.BootGroup) []eventlog.Group {
 	var out []eventlog.Group
 	for _, g := range groups {
 		x := eventlog.Group{Name: g.Name}

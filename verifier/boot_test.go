@@ -663,7 +663,7 @@ func TestEachByteOfTheLogs(t *testing.T) {
 				if err != nil || !w.Complete() {
 					continue
 				}
-				match := w.Match(bootGroupsOf(manifest), a.cmdline)
+				match := w.Match(verifier.BootGroups(manifest.BootEvents), a.cmdline)
 				if len(match.Deviations)+len(match.False) > 0 {
 					continue
 				}
@@ -694,22 +694,6 @@ func TestEachByteOfTheLogs(t *testing.T) {
 		}
 	}
 	t.Logf("%d bytes of parts, flipped each; %d change only words of the event log that no digest covers", len(good)-start, harmless)
-}
-
-func bootGroupsOf(m reference.Manifest) []eventlog.Group {
-	var out []eventlog.Group
-	for _, g := range m.BootEvents {
-		x := eventlog.Group{Name: g.Name}
-		for _, v := range g.Versions {
-			y := eventlog.Version{Name: v.Name}
-			for _, e := range v.Events {
-				y.Events = append(y.Events, eventlog.Expected{PCR: int(e.PCR), Component: eventlog.Component(e.What), Digest: e.Digest, Subject: e.Subject, Value: e.Value})
-			}
-			x.Versions = append(x.Versions, y)
-		}
-		out = append(out, x)
-	}
-	return out
 }
 
 func TestFilesNeedTheirList(t *testing.T) {

@@ -250,3 +250,17 @@ func (l *Log) Head(n int) *Log {
 	head.Events = l.Events[:min(n, len(l.Events))]
 	return &head
 }
+
+// Only is v without the PCRs that are not in the list.
+func (v *Verified) Only(pcrs []int) *Verified {
+	only := &Verified{v.log, v.bank, map[int]bool{}, map[int]string{}}
+	for _, pcr := range pcrs {
+		if v.explained[pcr] {
+			only.explained[pcr] = true
+		}
+		if why, ok := v.unexplained[pcr]; ok {
+			only.unexplained[pcr] = why
+		}
+	}
+	return only
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,13 +29,13 @@ A log that cannot be read whole is refused with exit code 1.`
 const evidenceHint = "FILE must be a whole TCG event log, CEL in JSON, systemd's tpm2-measure.log, or an IMA list"
 
 func newEvidenceCommand() *cobra.Command {
-	return newGroup("evidence", "Replay and explain boot evidence",
+	return newGroup("evidence", "Verify, replay and explain boot evidence",
 		`Reads the logs that a boot leaves and computes or says in words what they claim.
 A log is a claim: it proves something only where its replay equals PCR values
 out of a verified quote.
 
 `+evidenceHelp,
-		newEvidenceReplayCommand(), newEvidenceExplainCommand(), newEvidenceShowCommand())
+		newEvidenceVerifyCommand(), newEvidenceReplayCommand(), newEvidenceExplainCommand(), newEvidenceShowCommand())
 }
 
 // An evidence is one log; one of the two is set.
@@ -74,7 +75,7 @@ type evidenceError struct {
 func evidenceRun(asJSON *bool, run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
 		err := run(c, args)
-		if err != nil && *asJSON {
+		if _, answered := errors.AsType[*refusedAnswer](err); err != nil && *asJSON && !answered {
 			if err := printJSON(c.OutOrStdout(), evidenceError{err.Error()}); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ type Device struct {
 	Protection string    `json:"protection"`           // of its key: "TPM" or "key file, no TPM"
 	EKProblem  string    `json:"ek_problem,omitempty"` // why nothing proves that the TPM is a genuine one
 	Key        string    `json:"key"`                  // key id, hexadecimal
+	AK         string    `json:"ak,omitempty"`         // SHA-256 of the attestation key (TPMT_PUBLIC), hexadecimal; missing without a TPM
 	Enrolled   string    `json:"enrolled"`             // "asked", "waits for approval", "approved" or "revoked"
 	AskedAt    int64     `json:"asked_at"`
 	ApprovedAt int64     `json:"approved_at"`
@@ -161,6 +163,10 @@ func newDevice(d *verifier.Device) Device {
 	}
 	if d.Key != nil {
 		v.Key = d.Key.ID().String()
+	}
+	if d.Identity != nil {
+		sum := sha256.Sum256(d.Identity.AK)
+		v.AK = hex.EncodeToString(sum[:])
 	}
 	if p := d.Pause; p != nil {
 		v.Pause = &Pause{ID: hex.EncodeToString(p.ID), Since: p.Since, Reason: p.Reason, Effects: []Effect{}}
@@ -308,6 +314,21 @@ func (s *site) result(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answerBytes(w, fmt.Sprintf("%s-%d.ear", d.UEID, d.Sequence), record.Result)
+}
+
+func (s *site) evidence(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	bundle, err := s.Fleet.Evidence(d.UEID)
+	if errors.Is(err, verifier.ErrNotFound) {
+		return &problem{http.StatusNotFound, fmt.Sprintf("there is no evidence of device %s in this boot", d.UEID), "its boot report makes some"}
+	}
+	if err != nil {
+		return err
+	}
+	return answerBytes(w, fmt.Sprintf("%s.evidence", d.UEID), bundle)
 }
 
 func (s *site) refused(w http.ResponseWriter, r *http.Request) error {

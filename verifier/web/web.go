@@ -20,6 +20,7 @@
 //	GET  /api/devices/{id}/reports           list of Report, newest first; ?limit= up to 500
 //	GET  /api/devices/{id}/reports/{sequence} the message as it came
 //	GET  /api/devices/{id}/result            signed result (EAR) on the newest report
+//	GET  /api/devices/{id}/evidence          boot report, quote, logs and keys in one bundle
 //	GET  /api/refused                        list of Refused, newest first; ?limit= up to 500
 //	POST /api/devices/{id}/commands          a signed command; 202 when it is on its way
 //	GET  /healthz                            ok
@@ -47,6 +48,7 @@ import (
 type Fleet interface {
 	Devices(now int64) ([]verifier.Device, error)
 	Device(now int64, id attest.UEID) (*verifier.Device, error) // verifier.ErrNotFound
+	Evidence(id attest.UEID) ([]byte, error)                    // a bundle; verifier.ErrNotFound
 }
 
 // A History tells what devices have said, newest first; *store.Store does.
@@ -127,6 +129,7 @@ func New(b Backend, opt Options) http.Handler {
 		{http.MethodGet, "/api/devices/{id}/reports", s.reports},
 		{http.MethodGet, "/api/devices/{id}/reports/{sequence}", s.message},
 		{http.MethodGet, "/api/devices/{id}/result", s.result},
+		{http.MethodGet, "/api/devices/{id}/evidence", s.evidence},
 		{http.MethodGet, "/api/refused", s.refused},
 		{http.MethodPost, "/api/devices/{id}/commands", s.command},
 		{"", "/", func(http.ResponseWriter, *http.Request) error {

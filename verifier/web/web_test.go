@@ -67,6 +67,15 @@ func (m *memory) Device(_ int64, id attest.UEID) (*verifier.Device, error) {
 	return &d, m.broken
 }
 
+func (m *memory) Evidence(id attest.UEID) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d := m.devices[id]; d.Boot == nil {
+		return nil, fmt.Errorf("evidence: %w", verifier.ErrNotFound)
+	}
+	return []byte("bundle"), m.broken
+}
+
 func (m *memory) Reports(id attest.UEID, limit int) ([]verifier.Record, error) {
 	var found []verifier.Record
 	for _, r := range m.reports {
@@ -242,6 +251,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/api" + sick + "/reports/-1", nil, 404, "sequence number"},
 		{"GET", "/api" + sick + "/result", nil, 200, "signed result"},
 		{"GET", "/api" + waits + "/result", nil, 404, "no result"},
+		{"GET", "/api" + waits + "/evidence", nil, 404, "no evidence"},
 		{"GET", "/api/refused", nil, 200, `"reason":"signature"`},
 		{"GET", "/api/refused?limit=1", nil, 200, `"size":702}]`},
 		{"GET", "/api/nothing", nil, 404, `{"error":`},
