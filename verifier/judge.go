@@ -118,28 +118,24 @@ func (j *judge) protection() {
 	}
 }
 
-// tpmClock looks for a TPM that went back in time. A clock that is not safe has
-// lost up to some minutes in a power cut, and that is no attack.
+// tpmClock compares the TPM's clock and counters with those of the newest quote
+// before.
 func (j *judge) tpmClock() {
 	if j.quote == nil {
 		return
 	}
 	q := Clock{
 		Sequence: j.report.Body.Sequence, Clock: j.quote.Clock(),
-		ResetCount: j.quote.ResetCount(), RestartCount: j.quote.RestartCount(), Safe: j.quote.Safe(),
+		ResetCount: j.quote.ResetCount(), RestartCount: j.quote.RestartCount(), Safe: j.quote.Safe(), Seed: j.report.BootSeed,
 	}
 	old := j.device.Clock
 	if old != nil && q.Sequence < old.Sequence {
 		return
 	}
-	switch {
-	case old == nil:
-	case q.ResetCount < old.ResetCount:
-		j.find(ReasonTPMRewind, TierWarning, "the TPM's reset count went back from %d to %d: it was cleared, replaced or set back", old.ResetCount, q.ResetCount)
-	case q.ResetCount == old.ResetCount && q.RestartCount < old.RestartCount:
-		j.find(ReasonTPMRewind, TierWarning, "the TPM's restart count went back from %d to %d", old.RestartCount, q.RestartCount)
-	case q.Clock < old.Clock && q.Safe:
-		j.find(ReasonTPMRewind, TierWarning, "the TPM's clock went back from %d to %d ms and is called safe", old.Clock, q.Clock)
+	if old != nil {
+		if f := clockFinding(old, &q); f != nil {
+			j.found = append(j.found, *f)
+		}
 	}
 	j.device.Clock = &q
 }

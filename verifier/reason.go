@@ -46,6 +46,8 @@ const (
 	ReasonBootUnknown  Reason = "boot-unproved" // the boot state has not been proved by a quote
 	ReasonBootHistory  Reason = "boot-history"  // boot count, boot seed and uptime contradict an earlier report
 	ReasonTPMRewind    Reason = "tpm-rewind"    // the TPM's reset count or clock went back
+	ReasonTPMReset     Reason = "tpm-reset"     // the TPM was reset and the machine not, or the machine and the TPM not
+	ReasonUnclean      Reason = "unclean-stop"  // the device stopped without shutting down; no fault of its own
 	ReasonSilent       Reason = "silent"        // nothing has come for longer than the manifest allows
 	ReasonNote         Reason = "note"          // a degraded mode the device told of
 	ReasonMore         Reason = "more"          // there are more findings than are kept

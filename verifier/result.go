@@ -90,7 +90,7 @@ const (
 	strangeFile    = -102 // executables: a file ran, or something booted, that is not in the reference
 	strangeBoot    = -103 // configuration: command line, Secure Boot keys or settings are not those of the reference
 	strangeMachine = -104 // hardware: the firmware is none of the reference
-	falseLog       = -105 // executables: a log of the boot does not lead to the quoted PCRs
+	falseLog       = -105 // executables: a log of the boot does not lead to the quoted PCRs, or these prove nothing
 	fileUnproved   = -42  // executables: what was executed is not known, or not proved
 	doubtfulClaim  = -41  // executables: the device's claim is worse than its facts
 )

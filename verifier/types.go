@@ -153,7 +153,8 @@ type Clock struct {
 	Clock        uint64 `cbor:"2,keyasint"` // ms
 	ResetCount   uint32 `cbor:"3,keyasint"`
 	RestartCount uint32 `cbor:"4,keyasint"`
-	Safe         bool   `cbor:"5,keyasint"` // false: it may have gone back after a power cut
+	Safe         bool   `cbor:"5,keyasint"`           // false: it may have gone back after a power cut
+	Seed         []byte `cbor:"6,keyasint,omitempty"` // boot_id of the report, 16 bytes
 }
 
 // A Challenge waits for its answer.
