@@ -352,6 +352,19 @@ func TestBootByItsEvents(t *testing.T) {
 			code: verifier.ReasonBootLog, tier: bad, words: "cannot be read", entry: verifier.Executables, value: -105},
 		{name: "garbage", boot: a, edit: func(m *machine) { m.logs[attest.LogFirmware] = []byte("all is well") },
 			code: verifier.ReasonBootLog, tier: bad, words: "cannot be read", entry: verifier.Executables, value: -105},
+		{name: "a log in which nothing is measured", boot: a, edit: func(m *machine) { m.logs[attest.LogFirmware] = a.data[:a.log(t).Events[1].Offset] },
+			code: verifier.ReasonBootLog, tier: bad, words: "nothing is measured in it", entry: verifier.Executables, value: -105},
+		{name: "padding alone", boot: a, edit: func(m *machine) { m.logs[attest.LogFirmware] = make([]byte, 4096) },
+			code: verifier.ReasonBootLog, tier: bad, words: "cannot be read", entry: verifier.Executables, value: -105},
+		{name: "a log of SHA-1 for a quote of SHA-256", boot: a, edit: func(m *machine) {
+			digest := sha1.Sum(make([]byte, 4))
+			m.logs[attest.LogFirmware] = slices.Concat([]byte{0, 0, 0, 0, 4, 0, 0, 0}, digest[:], []byte{4, 0, 0, 0}, make([]byte, 4))
+		}, code: verifier.ReasonBootLog, tier: bad, words: "it has banks [sha1], not sha256", entry: verifier.Executables, value: -105},
+		{name: "an event whose data are not what was measured", boot: a, edit: func(m *machine) {
+			m.logs[attest.LogFirmware] = bytes.Replace(a.data, []byte("Exit Boot Services Invocation"), []byte("Exit Boot Services invocation"), 1)
+		}, code: verifier.ReasonBootLog, tier: bad, words: "says what was not measured: PCR 5: Exit Boot Services invocation", entry: verifier.Executables, value: -105},
+		{name: "two logs, one after the other", boot: a, edit: func(m *machine) { m.logs[attest.LogFirmware] = slices.Concat(a.data, a.data) },
+			code: verifier.ReasonBootLog, tier: bad, words: "cannot be read", entry: verifier.Executables, value: -105},
 		{name: "no log", boot: a, edit: func(m *machine) { delete(m.logs, attest.LogFirmware) },
 			code: verifier.ReasonBootLog, tier: verifier.TierWarning, words: "has not come yet", entry: verifier.Executables, value: -39},
 		{name: "no log there", boot: a, edit: func(m *machine) {
