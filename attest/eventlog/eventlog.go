@@ -21,6 +21,7 @@ import (
 	"crypto/sha3"
 	"crypto/sha512"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"hash"
 	"slices"
@@ -195,13 +196,37 @@ func parse(data []byte) (*Log, error) {
 	var err error
 	if first := bytes.TrimLeft(data, " \t\r\n"); len(first) > 0 && (first[0] == recordSeparator || first[0] == '{' || first[0] == '[') {
 		err = log.parseCEL(data)
-	} else {
-		err = log.parseTCG(data)
+	} else if isListing(data) {
+		err = fmt.Errorf("it is ascii_bios_measurements, which leaves out what was measured: take binary_bios_measurements")
+	} else if err = log.parseTCG(data); err != nil && bigEndian(data) {
+		err = fmt.Errorf("it is big-endian, as no log of the specification is: %w", err)
 	}
 	if err == nil && !slices.ContainsFunc(log.Events, func(e Event) bool { return e.extends() }) {
 		err = fmt.Errorf("nothing is measured in it")
 	}
 	return log, err
+}
+
+// isListing says whether data are the kernel's listing of a log as text: PCR,
+// SHA-1, type in hexadecimal, name in brackets.
+func isListing(data []byte) bool {
+	line, _, _ := bytes.Cut(data[:min(len(data), 200)], []byte("\n"))
+	words := bytes.Fields(line)
+	if len(words) < 4 || len(words[0]) > 2 || len(words[1]) != 2*sha1.Size || words[3][0] != '[' {
+		return false
+	}
+	_, err := hex.DecodeString(string(words[1]))
+	return err == nil
+}
+
+// bigEndian says whether the first event has a type only in that byte order.
+func bigEndian(data []byte) bool {
+	if len(data) < 8 {
+		return false
+	}
+	_, little := types[Type(binary.LittleEndian.Uint32(data[4:]))]
+	_, big := types[Type(binary.BigEndian.Uint32(data[4:]))]
+	return big && !little
 }
 
 // A cursor reads little-endian numbers; once it ran short, all reads are zero.

@@ -178,3 +178,14 @@ func TestExpectedInOtherWays(t *testing.T) {
 		t.Errorf("another order: %+v", m)
 	}
 }
+
+func TestMistakenForLogs(t *testing.T) {
+	for text, want := range map[string]string{
+		" 0 b2a83b0ebf2f8374299a5b2bdfc31ea955ad7236 08 [S-CRTM Version]\n":                      "take binary_bios_measurements",
+		string([]byte{0, 0, 0, 0, 0, 0, 0, 3}) + strings.Repeat("\x00", 20) + "\x00\x00\x00\x25": "big-endian",
+	} {
+		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -268,7 +268,7 @@ func ParsePartial(data []byte) Partial {
 
 // Detect says whether data begin as a measurement list does.
 func Detect(data []byte) bool {
-	return isText(data) || digestBank(data) != 0
+	return isText(data) || digestBank(data, binary.LittleEndian) != 0 || digestBank(data, binary.BigEndian) != 0
 }
 
 func parse(data []byte) (*List, error) {
@@ -282,7 +282,10 @@ func parse(data []byte) (*List, error) {
 	if isText(data) {
 		return list, list.parseText(data)
 	}
-	if list.Bank = digestBank(data); list.Bank == 0 && len(data) < 4+64+4+maxName {
+	if digestBank(data, binary.LittleEndian) == 0 && digestBank(data, binary.BigEndian) != 0 {
+		return list, fmt.Errorf("it is big-endian, in the byte order of its machine: boot with ima_canonical_fmt")
+	}
+	if list.Bank = digestBank(data, binary.LittleEndian); list.Bank == 0 && len(data) < 4+64+4+maxName {
 		list.Bank = SHA1 // may be the beginning of an entry
 		return list, fmt.Errorf("entry 0 at offset 0: no template's name where one must be, or it is %w", ErrCut)
 	}
@@ -308,13 +311,13 @@ func parse(data []byte) (*List, error) {
 
 // digestBank finds out how long template digests are: a template's name has to
 // follow. Newer kernels write a list for each bank.
-func digestBank(data []byte) Bank {
+func digestBank(data []byte, order binary.ByteOrder) Bank {
 	for _, b := range Banks() {
 		at := 4 + b.Size()
 		if len(data) < at+4 {
 			break
 		}
-		n := binary.LittleEndian.Uint32(data[at:])
+		n := order.Uint32(data[at:])
 		if rest := data[at+4:]; n > 0 && n <= maxName && int(n) <= len(rest) && isName(rest[:n]) {
 			return b
 		}

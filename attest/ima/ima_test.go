@@ -330,7 +330,7 @@ func TestRefused(t *testing.T) {
 		"second cut":        {append(slices.Clone(good), good[:30]...), fmt.Sprintf("entry 1 at offset %d: cut", len(good))},
 		"cut in header":     {append(slices.Clone(good), 10, 0), "cut in its header"},
 		"PCR":               {edit(0, 99), "PCR 99, the highest is 31"},
-		"big-endian":        {slices.Concat([]byte{0, 0, 0, 10}, good[4:24], []byte{0, 0, 0, 6}, good[28:]), "no template's name"},
+		"big-endian":        {slices.Concat([]byte{0, 0, 0, 10}, good[4:24], []byte{0, 0, 0, 6}, good[28:]), "it is big-endian"},
 		"digest":            {edit(4, ^good[4]), "do not hash to"},
 		"name":              {append(slices.Clone(good), edit(28, '!')...), `template name "!ma-ng"`},
 		"no name":           {append(slices.Clone(good), edit(24, 0)...), "template name of 0 bytes"},

@@ -160,3 +160,45 @@ func TestNextParts(t *testing.T) {
 		}
 	}
 }
+
+// A list in the byte order of a big-endian machine is refused by its name.
+func TestBigEndian(t *testing.T) {
+	b := recorded(t)[0]
+	var swapped []byte
+	for _, e := range parsed(t, b.data).Entries {
+		swapped = slices.Concat(swapped, binary.BigEndian.AppendUint32(nil, uint32(e.PCR)), e.Digest, binary.BigEndian.AppendUint32(nil, uint32(len(e.Template))),
+			[]byte(e.Template), binary.BigEndian.AppendUint32(nil, uint32(len(e.Data))), e.Data)
+	}
+	if _, err := Parse(swapped); !Detect(swapped) || err == nil || !strings.Contains(err.Error(), "big-endian") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whatever stands in an entry, a policy that allows nothing lets nothing pass but
+// what it leaves out by name.
+func FuzzPolicy(f *testing.F) {
+	f.Add("ima-sig", []byte(measured("sha256", make([]byte, 32), "/bin/x", signature(3, 2, 4, []byte("sig"))).Data))
+	f.Add("ima-ng", []byte{1})
+	f.Add("d-ng|n-ng|sig|sig", []byte(measured("sha256", make([]byte, 32), "/bin/x", nil).Data))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, template string, data []byte) {
+		p := NewPolicy()
+		if err := p.Sign(der); err != nil {
+			t.Fatal(err)
+		}
+		if template == "ima" && len(data) < 24 {
+			return // which the parser refuses
+		}
+		e := Entry{Template: template, Data: data}
+		if verdict, text := p.Look(&e); verdict != Unknown && verdict != Kernel || (verdict == Unknown) != (text != "") {
+			t.Fatalf("%s %q", verdict, text)
+		}
+	})
+}

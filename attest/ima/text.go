@@ -20,8 +20,12 @@ var textFields = []string{"d", "n", "d-ng", "d-ngv2", "n-ng", "sig", "buf", "d-m
 
 func isText(data []byte) bool {
 	line, _, _ := bytes.Cut(data[:min(len(data), 4096)], []byte("\n"))
-	return textLine.Match(line)
+	return textLine.Match(line) && !eventLine.Match(line)
 }
+
+// eventLine is a line of the firmware's ascii_bios_measurements, which looks much
+// the same: a number in hexadecimal and a name in brackets.
+var eventLine = regexp.MustCompile(`^ *[0-9]{1,2} [0-9a-f]{40} [0-9a-f]{2,8} \[`)
 
 func (l *List) parseText(data []byte) error {
 	offset := 0
