@@ -484,6 +484,29 @@ func TestFilesOfABoot(t *testing.T) {
 	}
 }
 
+// Userspace extends PCR 9 after IMA has taken boot_aggregate: that is no other
+// boot. Its log proves it, and the manifest has the event.
+func TestUserspaceExtendsLater(t *testing.T) {
+	a := recordedBoot(t, "edk2")
+	manifest := manifestOf(t, map[string]bootLog{"A": a}, "/usr/bin/factsd")
+	digest := sha256.Sum256([]byte("nvpcr-init"))
+	system := &manifest.BootEvents[1].Versions[0]
+	system.Events = append(system.Events, reference.BootEvent{PCR: 9, What: 8, Digest: digest[:], Subject: "nvpcr-init", Optional: true})
+	f := verifiertest.Of(t, manifest)
+	m := newMachine(f, a)
+	m.measures(newList(t, a))
+	m.extend(t, 9, digest[:])
+	r := m.quotes() // without userspace's log
+	wants(t, r.Findings, verifier.ReasonBootLog, verifier.TierContraindicated, "does not explain PCR 9")
+	wants(t, r.Findings, verifier.ReasonFileList, verifier.TierContraindicated, "is of another boot")
+	m.Reboot()
+	m.have = map[attest.Log]uint64{}
+	m.logs[attest.LogUserspace] = fmt.Appendf(nil, "\x1e{\"pcr\":9,\"digests\":[{\"hashAlg\":\"sha256\",\"digest\":\"%x\"}],\"content_type\":\"systemd\",\"content\":{\"eventType\":\"nvpcr-init\",\"string\":\"nvpcr-init\"}}\n", digest)
+	if r := m.quotes(); has(r.Findings, verifier.ReasonBootLog, verifier.TierContraindicated) || has(r.Findings, verifier.ReasonFileList, verifier.TierContraindicated) {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 // IMA that started without the TPM is told, and no list is believed.
 func TestTPMBypass(t *testing.T) {
 	a := recordedBoot(t, "edk2")

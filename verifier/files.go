@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/eventlog"
 	"github.com/miotfacts/miotfacts/attest/ima"
 	"github.com/miotfacts/miotfacts/reference"
 )
@@ -127,8 +128,12 @@ func (j *judge) provedFiles(l *logs, boot *Boot, f *Files, p *ima.Policy) (bool,
 		j.find(ReasonFileList, TierContraindicated, "the IMA list does not lead to the quoted PCR: %v", err)
 		return false, nil
 	}
+	early, err := early(l, boot, pcrs)
+	if err != nil {
+		return false, err
+	}
 	for i := range list.Entries[:prefix.Entries] {
-		j.file(f, p, &list.Entries[i], state.Entries+i, pcrs)
+		j.file(f, p, &list.Entries[i], state.Entries+i, pcrs, early)
 		f.Offset += uint64(list.Entries[i].Size)
 	}
 	f.Replay, err = prefix.State.MarshalBinary()
@@ -157,7 +162,7 @@ func (f *Files) find(code Reason, tier Tier, format string, args ...any) {
 }
 
 // file judges one entry, the nth of the boot from 0.
-func (j *judge) file(f *Files, p *ima.Policy, e *ima.Entry, n int, pcrs map[int][]byte) {
+func (j *judge) file(f *Files, p *ima.Policy, e *ima.Entry, n int, pcrs, early map[int][]byte) {
 	verdict, text := p.Look(e)
 	if n == 0 && verdict != ima.Kernel {
 		f.find(ReasonFileList, TierContraindicated, "the IMA list does not begin with boot_aggregate, but with: %s", text)
@@ -175,15 +180,40 @@ func (j *judge) file(f *Files, p *ima.Policy, e *ima.Entry, n int, pcrs map[int]
 			f.find(ReasonFileViolation, TierWarning, "%s", text)
 		}
 	case ima.Kernel:
-		aggregate(f, e, pcrs)
+		aggregate(f, e, pcrs, early)
 	default:
 		f.find(ReasonFile, TierContraindicated, "%s", text)
 	}
 }
 
-// aggregate compares boot_aggregate with the quoted PCRs: a list of another boot
-// has another one.
-func aggregate(f *Files, e *ima.Entry, pcrs map[int][]byte) {
+// early returns the quoted PCRs as they were when the kernel started, which is when
+// IMA takes boot_aggregate: userspace extends some of them later. It is nil where
+// userspace's log shows no such thing, or the logs are not proved.
+func early(l *logs, boot *Boot, pcrs map[int][]byte) (map[int][]byte, error) {
+	if boot.Judged == nil || boot.log(attest.LogUserspace).Bytes == 0 {
+		return nil, nil
+	}
+	data, err := l.bytes(attest.LogFirmware, 0)
+	if err != nil {
+		return nil, err
+	}
+	log, err := eventlog.Parse(data)
+	if err != nil {
+		return nil, nil // told elsewhere
+	}
+	replay := log.Replay()[eventlog.SHA256]
+	out := map[int][]byte{}
+	for pcr := range pcrs {
+		if out[pcr] = replay[pcr]; out[pcr] == nil {
+			out[pcr] = make([]byte, 32)
+		}
+	}
+	return out, nil
+}
+
+// aggregate compares boot_aggregate with the quoted PCRs, or with what they were
+// before userspace extended them: a list of another boot has another one.
+func aggregate(f *Files, e *ima.Entry, pcrs, early map[int][]byte) {
 	a, err := e.File()
 	if err != nil {
 		f.find(ReasonFileList, TierContraindicated, "boot_aggregate cannot be read: %v", err)
@@ -195,7 +225,11 @@ func aggregate(f *Files, e *ima.Entry, pcrs map[int][]byte) {
 		f.find(ReasonNotAppraised, TierNone, "boot_aggregate is not compared: it is %s over another bank than the quoted SHA-256", a.Hash)
 	case err != nil:
 		f.find(ReasonNotAppraised, TierNone, "boot_aggregate is not compared: the quote does not cover PCR 0 to 9")
-	case !bytes.Equal(a.Digest, want):
+	case bytes.Equal(a.Digest, want):
+	default:
+		if then, err := ima.Aggregate(ima.SHA256, early); err == nil && bytes.Equal(a.Digest, then) {
+			return
+		}
 		f.find(ReasonFileList, TierContraindicated, "boot_aggregate is %x, the quoted PCR 0 to 9 give %x: the IMA list is of another boot", a.Digest, want)
 	}
 }
