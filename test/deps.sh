@@ -34,6 +34,7 @@ want poppler-utils command -v pdftoppm
 want tcpdump command -v tcpdump
 want rauc command -v rauc
 want squashfs-tools command -v mksquashfs
+want mmdb-bin command -v mmdblookup
 
 [ -n "$missing" ] || exit 0
 

@@ -92,6 +92,7 @@ read the output, --json makes it JSON. See factsctl help exit-codes.`,
 		newResumeCommand(),
 		newWatchCommand(),
 		newMaturityCommand(),
+		newTalkCommand(),
 		newManCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp},
 	)

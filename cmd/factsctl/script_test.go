@@ -35,6 +35,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("EXAMPLES", filepath.Join(top, "configs", "examples"))
 			env.Setenv("VECTORS", filepath.Join(top, "testdata", "vectors"))
 			env.Setenv("DEVICES", filepath.Join(top, "testdata", "devices"))
+			env.Setenv("TALK", filepath.Join(top, "testdata", "talk"))
 			return vectorRoot(filepath.Join(env.WorkDir, "vector-root.pub"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
