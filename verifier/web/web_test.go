@@ -341,6 +341,36 @@ func TestHostileTexts(t *testing.T) {
 
 const hostilePath = "<script>alert(1)"
 
+// TestBoot shows what booted, what of the logs is here, and what is not appraised.
+func TestBoot(t *testing.T) {
+	m := example(t)
+	d := operating(t, 2)
+	d.Identity = &attest.Identity{AK: []byte("ak")}
+	d.Boot = &verifier.Boot{
+		Quoted: true, Versions: []string{"firmware 1", "system " + hostile},
+		Logs: map[attest.Log]*verifier.LogState{
+			attest.LogFirmware: {Bytes: 1866}, attest.LogUserspace: {Gap: &attest.Gap{Status: 1, Reason: "no such file"}}, attest.LogIMA: {Bytes: 32402, More: true},
+		},
+	}
+	m.devices[ueid(2)] = d
+	show := func() string {
+		w := httptest.NewRecorder()
+		m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/devices/"+ueid(2).String(), nil))
+		return w.Body.String()
+	}
+	page := show()
+	for _, want := range []string{"<bdi>firmware 1</bdi>", "&lt;script&gt;", "1866 bytes<", "32402 bytes, not all of it", "no such file", "not appraised", "/evidence\""} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page)
+		}
+	}
+	d.Boot.Files = &verifier.Files{Offset: 1, Allowed: 17, Signed: 3, Excluded: 2, Violations: 1}
+	m.devices[ueid(2)] = d
+	if page = show(); !strings.Contains(page, "17 allowed, 3 signed, 2 not looked at, 1 violations") {
+		t.Error("the page does not count files")
+	}
+}
+
 func TestHostileHost(t *testing.T) {
 	m := example(t)
 	r := httptest.NewRequest("GET", "/devices/"+ueid(2).String(), nil)
