@@ -168,3 +168,42 @@ func TestNothingOfThisMachineIsCommitted(t *testing.T) {
 		}
 	}
 }
+
+// Each control in docs/safety.md has a test, and each test that is named exists.
+func TestSafetyNamesTests(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(root, "docs", "safety.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	err = filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		code, err := os.ReadFile(path)
+		source.Write(code)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(data)) {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| hazard") {
+			continue
+		}
+		rows++
+		names := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(line, -1)
+		if len(names) == 0 {
+			t.Errorf("no test holds: %s", line)
+		}
+		for _, n := range names {
+			if !strings.Contains(source.String(), "func "+n[1]+"(t *testing.T)") {
+				t.Errorf("docs/safety.md names %s, which does not exist", n[1])
+			}
+		}
+	}
+	if rows < 10 {
+		t.Errorf("only %d hazards", rows)
+	}
+}
