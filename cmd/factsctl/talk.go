@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/miotfacts/miotfacts/talk"
 	"github.com/miotfacts/miotfacts/talk/capture"
@@ -82,6 +84,97 @@ how to capture.`,
 			return printJSON(c.OutOrStdout(), r)
 		}
 		return write(c, "", []byte(r.Text()))
+	}
+	c.AddCommand(newTalkMUDCommand(), newTalkCheckCommand())
+	return c
+}
+
+func newTalkMUDCommand() *cobra.Command {
+	var pcap, url, at, out string
+	c := &cobra.Command{
+		Use:   "mud --pcap FILE --url URL",
+		Short: "Write a MUD file of the connections that were begun",
+		Long: `Writes a MUD file (RFC 8520) that allows the connections which the device began in
+the capture, by name where one was seen. It says what was seen, not what is right:
+read it before anybody enforces it.`,
+		Example: `  factsctl talk mud --pcap device.pcap --url https://maker.example/device.json --out device.json`,
+		Args:    cobra.NoArgs,
+	}
+	f := c.Flags()
+	f.StringVar(&pcap, "pcap", "", "capture `file`, - for standard input")
+	f.StringVar(&url, "url", "", "`address` under which the file will be")
+	f.StringVar(&at, "at", "", "`time` of the file, 2027-01-01 or 2027-01-01T12:00:00Z (default now)")
+	f.StringVar(&out, "out", "", "`file` to write (default standard output)")
+	required(c, "pcap", "url")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		now, err := parseTime(at)
+		if err != nil {
+			return err
+		}
+		record, err := readCapture(c, pcap)
+		if err != nil {
+			return err
+		}
+		data, err := review.MUD(record, url, now)
+		if err != nil {
+			return fail(exitUsage, "give an address that begins with https:// and a capture with connections of the device", "%w", err)
+		}
+		return write(c, out, data)
+	}
+	return c
+}
+
+func newTalkCheckCommand() *cobra.Command {
+	var pcap, mud string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "check --pcap FILE --mud FILE",
+		Short: "Compare the connections that were begun with a MUD file",
+		Long: `Compares the connections that the device began in the capture with a MUD file
+(RFC 8520). Entries by name, network or local networks are understood; what matches
+by anything else is shown as not appraised and allows nothing. Connections from
+outside are not compared. The signature of the MUD file is not verified. It ends with
+exit code 1 when a connection is not declared.`,
+		Example: `  factsctl talk check --pcap device.pcap --mud device.json`,
+		Args:    cobra.NoArgs,
+	}
+	f := c.Flags()
+	f.StringVar(&pcap, "pcap", "", "capture `file`, - for standard input")
+	f.StringVar(&mud, "mud", "", "MUD `file`")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	required(c, "pcap", "mud")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		data, err := read(c, mud, review.MaxMUD)
+		if err != nil {
+			return err
+		}
+		record, err := readCapture(c, pcap)
+		if err != nil {
+			return err
+		}
+		v, err := review.CheckMUD(record, data)
+		if err != nil {
+			return fail(exitUsage, "give a MUD file in JSON, RFC 8520", "%s: %w", mud, err)
+		}
+		if asJSON {
+			err = printJSON(c.OutOrStdout(), v)
+		} else {
+			var b strings.Builder
+			for _, x := range v.Undeclared {
+				fmt.Fprintf(&b, "undeclared: %s\n", x)
+			}
+			for _, x := range v.Undecided {
+				fmt.Fprintf(&b, "not appraised: entry %s\n", x)
+			}
+			for _, x := range v.Unused {
+				fmt.Fprintf(&b, "not seen: entry %s\n", x)
+			}
+			err = write(c, "", []byte(b.String()))
+		}
+		if err == nil && len(v.Undeclared) > 0 {
+			return fail(exitRefused, "ask the maker, or declare them", "%d connections are not declared in %s", len(v.Undeclared), mud)
+		}
+		return err
 	}
 	return c
 }
