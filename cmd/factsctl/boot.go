@@ -184,7 +184,8 @@ Run it on a device that boots as it should, and again after an update with anoth
 wrote before you sign it: whatever was measured is accepted.`,
 		Example: `  factsctl boot record --name 1.2.0 > boot.toml
   factsctl boot record --name 1.2.0 --ima --pcrs 0,1,2,3,4,5,6,7,8,9
-  factsctl boot record --name 1.2.0 --firmware bios.bin --cmdline cmdline.txt --pcr-values pcrs.txt`,
+  factsctl boot record --name 1.2.0 --firmware bios.bin --cmdline cmdline.txt \
+    --pcr-values pcrs.txt`,
 		Args: cobra.NoArgs,
 	}
 	files.flags(c)
@@ -330,7 +331,8 @@ deviates and ends with exit code 1 then.
 It looks at the PCRs that the manifest names, as the verifier does. To compare two
 logs, see factsctl evidence explain --against.`,
 		Example: `  factsctl boot diff pump-1.toml
-  factsctl boot diff pump-1.manifest --firmware bios.bin --cmdline cmdline.txt --pcr-values pcrs.txt --json`,
+  factsctl boot diff pump-1.manifest --firmware bios.bin --cmdline cmdline.txt \
+    --pcr-values pcrs.txt --json`,
 		Args: cobra.ExactArgs(1),
 	}
 	files.flags(c)

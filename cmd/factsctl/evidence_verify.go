@@ -63,8 +63,8 @@ answer is a refusal, whatever else is in order.
 
 A bundle alone does not tell whether it is fresh. It ends with exit code 0 only if all
 that can be told is as the manifest says.`,
-		Example: `  factsctl evidence verify pump.evidence --manifest pump-1.manifest --root root.key.pub --keys keys.signed \
-    --key-id 7a5086ef6b5d66c820a567bc163dd7f1 --ak 5b6fb58e61fa475939767d68a446f97f1bff02c0e5935a3ea8bb51e6515783d8`,
+		Example: `  factsctl evidence verify pump.evidence --manifest pump-1.manifest \
+    --root root.key.pub --keys keys.signed --key-id 7a5086ef6b5d66c820a567bc163dd7f1 --ak SHA-256`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := c.Flags()
