@@ -18,7 +18,7 @@ import (
 const maxTable = 512 << 20
 
 func newTalkCommand() *cobra.Command {
-	var pcap, parties, labelFile string
+	var pcap, parties, labelFile, page string
 	var tables []string
 	var asJSON bool
 	c := &cobra.Command{
@@ -41,6 +41,7 @@ how to capture.`,
 	f.StringArrayVar(&tables, "table", nil, "`file` in MaxMind DB form; may be given several times")
 	f.StringVar(&parties, "parties", "", "TOML `file` with companies, their domains and networks")
 	f.StringVar(&labelFile, "label", "", "signed label `file` to compare with")
+	f.StringVar(&page, "html", "", "`file` for the report as a page")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	required(c, "pcap")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -79,6 +80,15 @@ how to capture.`,
 		r, err := review.Make(record, s)
 		if err != nil {
 			return fail(exitUsage, "fetch the table again", "%w", err)
+		}
+		if page != "" {
+			data, err := r.HTML()
+			if err != nil {
+				return err
+			}
+			if err := write(c, page, data); err != nil {
+				return err
+			}
 		}
 		if asJSON {
 			return printJSON(c.OutOrStdout(), r)

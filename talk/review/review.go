@@ -240,6 +240,36 @@ func (r *Report) Text() string {
 	fmt.Fprintf(&b, "Whom it talks to, seen from %s until %s\n\n", r.From, r.Until)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "PEER\tPORT\tCOMPANY\tRUN BY\tCOUNTRY\tPROTECTION\tISSUER\tBYTES OUT\tBYTES IN")
+	for _, c := range r.Cells() {
+		fmt.Fprintln(w, strings.Join(c, "\t"))
+	}
+	w.Flush()
+	fmt.Fprintf(&b, "\nCompanies that are not the manufacturer: %d", len(r.Others))
+	if len(r.Others) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(r.Others, ", "))
+	}
+	b.WriteString("\n")
+	if !r.Labelled {
+		b.WriteString("Not compared with a label.\n")
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "%s: %s: %s\n", f.Code, f.Peer, f.Text)
+	}
+	b.WriteString(r.Lost())
+	b.WriteString("\n")
+	return b.String()
+}
+
+func known(s string) string {
+	if s == "" {
+		return "not known"
+	}
+	return s
+}
+
+// Cells returns the table of peers as it is printed.
+func (r *Report) Cells() [][]string {
+	var rows [][]string
 	for _, p := range r.Peers {
 		port := fmt.Sprintf("%s/%d", p.Protocol, p.Port)
 		if p.Inbound {
@@ -256,29 +286,14 @@ func (r *Report) Text() string {
 		case p.City != "":
 			country += " (" + p.City + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.title(), port, known(p.Owner), known(p.Operator), known(country), p.Security, p.Issuer, out, in)
+		rows = append(rows, []string{p.title(), port, known(p.Owner), known(p.Operator), known(country), p.Security, p.Issuer, out, in})
 	}
-	w.Flush()
-	fmt.Fprintf(&b, "\nCompanies that are not the manufacturer: %d", len(r.Others))
-	if len(r.Others) > 0 {
-		fmt.Fprintf(&b, " (%s)", strings.Join(r.Others, ", "))
-	}
-	b.WriteString("\n")
-	if !r.Labelled {
-		b.WriteString("Not compared with a label.\n")
-	}
-	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s: %s: %s\n", f.Code, f.Peer, f.Text)
-	}
-	l := r.Loss
-	fmt.Fprintf(&b, "Packets: %d seen, %d lost in the kernel, %d broken, %d fragments and %d of other protocols not looked into;\n", l.Packets, l.Dropped, l.Broken, l.Fragments, l.Other)
-	fmt.Fprintf(&b, "not shown: %d beginnings that could not be read, %d connections and %d rows given up for want of room.\n", l.Hellos, l.Flows, l.Peers)
-	return b.String()
+	return rows
 }
 
-func known(s string) string {
-	if s == "" {
-		return "not known"
-	}
-	return s
+// Lost says what the report does not show.
+func (r *Report) Lost() string {
+	l := r.Loss
+	return fmt.Sprintf("Packets: %d seen, %d lost in the kernel, %d broken, %d fragments and %d of other protocols not looked into;\n", l.Packets, l.Dropped, l.Broken, l.Fragments, l.Other) +
+		fmt.Sprintf("not shown: %d beginnings that could not be read, %d connections and %d rows given up for want of room.", l.Hellos, l.Flows, l.Peers)
 }
