@@ -25,6 +25,7 @@ type config struct {
 		Serial string `toml:"serial"`
 	} `toml:"device"`
 	State     string `toml:"state"`
+	Sandbox   bool   `toml:"sandbox"`
 	Root      string `toml:"root"`
 	Reference struct {
 		Manifest          string   `toml:"manifest"`
@@ -82,6 +83,7 @@ func readConfig(path string) (*config, error) {
 	c.Spool.MaxBytes = 16 << 20
 	c.Enforcer.Socket, c.Enforcer.CgroupRoot = "/run/miotfacts/enforce.sock", "/sys/fs/cgroup"
 	c.Log.Level = "info"
+	c.Sandbox = true
 	d := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
 		var strict *toml.StrictMissingError

@@ -85,6 +85,11 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	defer cancel()
 	sent := make(chan error, 1)
 	go func() { sent <- deliver(ctx, c, d, queue, a, log) }()
+	if c.Sandbox {
+		if err := confine(); err != nil {
+			log.Warn("not confined by itself", "err", err)
+		}
+	}
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version)
 	err = a.Run(ctx)

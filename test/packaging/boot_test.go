@@ -32,6 +32,7 @@ cp /packages/factsd.toml /packages/root.pub /etc/miotfacts/
 systemctl -q enable --now factsd-enforce factsd
 expect "the enforcer runs" systemctl -q is-active factsd-enforce
 expect "the agent runs" systemctl -q is-active factsd
+never "the agent says that it is not confined" sh -c 'journalctl -u factsd | grep "not confined"'
 expect "the agent may ask the enforcer" as_run factsd status
 expect "the agent may read identity and key" as_run cat /var/lib/miotfacts/identity /var/lib/miotfacts/device.key
 never "the agent may not write the identity" as_run sh -c 'echo x >> /var/lib/miotfacts/identity'
