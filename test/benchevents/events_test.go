@@ -342,16 +342,16 @@ func BenchmarkEvents(b *testing.B) {
 		next := time.Now().Add(apart)
 		for _, k := range kinds {
 			want, do := k.cause(i)
-			time.Sleep(quiet) // an event by itself: what another one does to it is not measured
+			<-time.After(quiet) // an event by itself: what another one does to it is not measured
 			k.took = append(k.took, st.measure(b, k.name, want, do))
 		}
-		time.Sleep(time.Until(next))
+		<-time.After(time.Until(next))
 	}
 	// Pressure has no moment of its own: the kernel tells after 100 ms of waiting
 	// within 1 s. Taken from when more wants to run than can.
 	p := &kind{name: "pressure: begin of a stall", n: 10}
 	for range p.n {
-		time.Sleep(1500 * time.Millisecond)
+		<-time.After(1500 * time.Millisecond)
 		var load []*exec.Cmd
 		p.took = append(p.took, st.measure(b, p.name, func() bool { r := st.last[pressure]; return r.Status == facts.OK && r.Value.Int() >= 100 }, func() {
 			for range 2 * runtime.NumCPU() {
