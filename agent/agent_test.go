@@ -355,6 +355,22 @@ func TestNeverOperating(t *testing.T) {
 	}
 }
 
+// Rounds come a little early and a little late; a report is due all the same.
+func TestReportEveryRound(t *testing.T) {
+	b := newBench(t, func(m *reference.Manifest) { m.ReportEvery = 1 })
+	for range 5 {
+		b.round()
+	}
+	before := len(b.reports())
+	for i := range 20 {
+		b.now = b.now.Add([]time.Duration{-3, 3}[i%2] * time.Millisecond)
+		b.round()
+	}
+	if n := len(b.reports()) - before; n != 20 {
+		t.Errorf("%d reports in 20 rounds, one is due in each", n)
+	}
+}
+
 func TestRestartKeepsTheChain(t *testing.T) {
 	b := newBench(t, nil)
 	b.round()

@@ -53,7 +53,8 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 		kind = attest.KindStage
 	case (len(a.notes) > 0 || !sameRules(a.deviating, deviations(a.results))) && now.Sub(a.lastFinding) >= findingPause:
 		kind = attest.KindFinding
-	case !now.Before(a.nextReport) || a.quoteDue || a.logsDue && now.Sub(a.lastFinding) >= findingPause:
+	// In the round that is nearest: rounds are never exactly a period apart.
+	case !now.Add(a.cfg.Period/2).Before(a.nextReport) || a.quoteDue || a.logsDue && now.Sub(a.lastFinding) >= findingPause:
 		kind = attest.KindRoutine
 	}
 	if kind == 0 {
