@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk docs deps clean dist deb repro
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label docs deps clean dist deb repro
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -110,8 +110,11 @@ bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under 
 bench-events: ## Measure from the cause of an event to its comparison, 200 of each kind (as root, in namespaces of its own)
 	@BENCH_EVENTS=1 $(GO) test -count=1 -run '^$$' -bench Events -benchtime 1x -exec 'unshare -n -m' ./test/benchevents
 
-bench-talk: ## Measure packets per second and the CPU time of 1,000 connections of factsctl talk, and count what is lost
+bench-talk: ## Measure packets per second and the time of 1,000 connections of factsctl talk, and count what is lost
 	$(GO) test -run '^$$' -bench Connections ./talk
+
+bench-label: ## Measure labels: bytes, version of the QR code, signing and scanning, here and in the page in Chromium
+	$(GO) test -run '^$$' -bench '^BenchmarkLabel$$' -benchtime 20x ./label
 
 docs: ## Regenerate docs/facts.md and the manual pages
 	@mkdir -p $(DOCS)/man

@@ -13,6 +13,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/miotfacts/miotfacts/label"
+	"github.com/miotfacts/miotfacts/test/axe"
 )
 
 // unreadable lists what makes the page hard to read, for eyes and for a screen
@@ -32,7 +33,7 @@ const unreadable = `(() => {
 	if (seen < 60) bad.push("only " + seen + " texts");
 	for (const t of document.querySelectorAll("table")) if (!t.caption || !t.caption.textContent.trim()) bad.push("table without name");
 	for (const r of document.querySelectorAll("tbody tr")) if (!r.querySelector("th[scope=row]")) bad.push("row without head: " + r.textContent);
-	for (const q of ["html[lang]", "main", "h1", "h2", "svg[role=img][aria-label]"]) if (document.querySelectorAll(q).length !== 1) bad.push("not one " + q);
+	for (const q of ["html[lang]", "main", "h1", "h2", "svg[role=img][aria-label]:not(.link)", "svg.link[role=img][aria-label]"]) if (document.querySelectorAll(q).length !== 1) bad.push("not one " + q);
 	const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 	if (over > 0) bad.push("wider than the window by " + over);
 	return bad;
@@ -69,6 +70,9 @@ func TestBrowser(t *testing.T) {
 			if bad := do(t, ctx, chromedp.Evaluate[[]string](unreadable)); len(bad) > 0 {
 				t.Errorf("%s at %d px: %v", lang, width, bad)
 			}
+		}
+		if bad, err := axe.Serious(ctx); err != nil || len(bad) > 0 {
+			t.Errorf("%s: %q, %v", lang, bad, err)
 		}
 		img, err := png.Decode(bytes.NewReader(do(t, ctx, chromedp.FullScreenshot(100))))
 		if err != nil {

@@ -56,9 +56,8 @@ type Drawing struct {
 	width, height int
 	texts         []textMark
 	bars          []bar
-	code          *Code
-	codeX, codeY  int // its upper left module
-	module        int
+	codes         []placed
+	module        int // side, of all codes
 	regular, bold *opentype.Font
 }
 
@@ -71,6 +70,12 @@ type textMark struct {
 }
 
 type bar struct{ x, y, w, h int }
+
+// A placed code stands with its upper left module there.
+type placed struct {
+	*Code
+	x, y int
+}
 
 // DotsPerInch is the resolution of a PNG. A module of the code is a whole number
 // of its dots, so that it stays sharp.
@@ -101,7 +106,7 @@ func drawing(signed []byte, f Format, lang Lang) (*Drawing, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Drawing{lang: lang, code: code}
+	d := &Drawing{lang: lang, codes: []placed{{Code: code}}}
 	if d.regular, err = opentype.Parse(goregular.TTF); err != nil {
 		return nil, err
 	}
@@ -113,6 +118,13 @@ func drawing(signed []byte, f Format, lang Lang) (*Drawing, error) {
 	if f == Small {
 		d.width, d.height = 40*mm, 60*mm
 		return d, d.small(s, l)
+	}
+	if l.Details != "" {
+		link, err := NewCode(l.Details)
+		if err != nil {
+			return nil, err
+		}
+		d.codes = append(d.codes, placed{Code: link})
 	}
 	d.width, d.height = 105*mm, 148*mm
 	for size := 90; size >= 48; size -= 3 { // tenths of a point; the smallest is still read
@@ -127,13 +139,13 @@ func drawing(signed []byte, f Format, lang Lang) (*Drawing, error) {
 // place puts the code into a square of a side, quiet zone included, with its
 // right and bottom edge there. It returns the side it takes.
 func (d *Drawing) place(right, bottom, side int) (int, error) {
-	modules := d.code.Size + 8
+	modules := d.codes[0].Size + 8
 	dots := side * DotsPerInch / inch / modules
 	if dots < 2 {
-		return 0, fmt.Errorf("its QR code of version %d does not fit on %d mm; leave out rows", d.code.Version, side/mm)
+		return 0, fmt.Errorf("its QR code of version %d does not fit on %d mm; leave out rows", d.codes[0].Version, side/mm)
 	}
 	d.module = dots * inch / DotsPerInch
-	d.codeX, d.codeY = right-(modules-4)*d.module, bottom-(modules-4)*d.module
+	d.codes[0].x, d.codes[0].y = right-(modules-4)*d.module, bottom-(modules-4)*d.module
 	return modules * d.module, nil
 }
 
@@ -283,7 +295,16 @@ func (d *Drawing) full(s *Sheet, size int) bool {
 	y += 300
 	section(s.Sections[last], column)
 	y += size * 40 / 100
-	for _, t := range []string{s.Scan, s.Validity} {
+	if len(d.codes) > 1 {
+		// Another code with the link only, for a telephone that knows no labels.
+		side := (d.codes[1].Size + 4) * d.module
+		if y > bottom-side {
+			return false
+		}
+		d.codes[1].x, d.codes[1].y = column-side+2*d.module, bottom-side+4*d.module
+		column -= side + mm
+	}
+	for _, t := range append([]string{s.Scan, s.Validity}, s.Link...) {
 		for _, line := range d.wrap(t, small, column-left, false) {
 			y += small * 118 / 100
 			d.text(left, y, small, false, line)
@@ -345,7 +366,7 @@ func (d *Drawing) small(s *Sheet, l *Label) error {
 	if err != nil {
 		return err
 	}
-	d.codeX = d.width/2 - d.code.Size*d.module/2
+	d.codes[0].x = d.width/2 - d.codes[0].Size*d.module/2
 	heading := d.fit(s.Title, 13*point, width, true)
 	y += heading * 78 / 100
 	d.text(left, y, heading, true, s.Title)
@@ -367,7 +388,7 @@ func (d *Drawing) small(s *Sheet, l *Label) error {
 	each := min((bottom+900-side-y)/len(rows), 9*point)
 	size := each * 10 / 14
 	if size < 42*point/10 {
-		return fmt.Errorf("the QR code of version %d leaves no room for the rows on 40 x 60 mm", d.code.Version)
+		return fmt.Errorf("the QR code of version %d leaves no room for the rows on 40 x 60 mm", d.codes[0].Version)
 	}
 	for i, r := range rows {
 		if i > 0 {
@@ -404,7 +425,11 @@ func (d *Drawing) SVG() []byte {
 		}
 		fmt.Fprintf(&b, `<text x="%d" y="%d" font-size="%d"%s>%s</text>`+"\n", t.x, t.y, t.size, style, escape(t.text))
 	}
-	fmt.Fprintf(&b, "</g>\n<path d=\"%s\" shape-rendering=\"crispEdges\"/>\n</svg>\n", d.code.path(d.codeX, d.codeY, d.module))
+	b.WriteString("</g>\n")
+	for _, c := range d.codes {
+		fmt.Fprintf(&b, "<path d=\"%s\" shape-rendering=\"crispEdges\"/>\n", c.path(c.x, c.y, d.module))
+	}
+	b.WriteString("</svg>\n")
 	return []byte(b.String())
 }
 
@@ -452,11 +477,14 @@ func (d *Drawing) PNG() ([]byte, error) {
 		x, y := dots(b.x), dots(b.y)
 		fill(image.Rect(x, y, x+max(1, dots(b.w)), y+max(1, dots(b.h))), black)
 	}
-	module, x0, y0 := dots(d.module), dots(d.codeX), dots(d.codeY)
-	for y := range d.code.Size {
-		for x := range d.code.Size {
-			if d.code.Dark(x, y) {
-				fill(image.Rect(x0+x*module, y0+y*module, x0+(x+1)*module, y0+(y+1)*module), black)
+	module := dots(d.module)
+	for _, c := range d.codes {
+		x0, y0 := dots(c.x), dots(c.y)
+		for y := range c.Size {
+			for x := range c.Size {
+				if c.Dark(x, y) {
+					fill(image.Rect(x0+x*module, y0+y*module, x0+(x+1)*module, y0+(y+1)*module), black)
+				}
 			}
 		}
 	}

@@ -38,6 +38,7 @@ h2 { margin: 0; font-size: 1.1rem; }
 .date { margin: 0; font-size: 2rem; line-height: 1.15; font-weight: 900; }
 .foot p { margin: 0 0 .4rem; }
 .foot svg { width: min(100%, 20rem); height: auto; }
+.foot svg.link { width: 6rem; }
 </style>
 </head>
 <body>
@@ -67,7 +68,9 @@ h2 { margin: 0; font-size: 1.1rem; }
 <p>{{.S.DateNote}}</p>
 <p>{{.S.Scan}}</p>
 <p>{{.S.Validity}}</p>
-</div>
+{{with .Link}}<svg class="link" xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 {{.Side}} {{.Side}}" role="img" aria-label="{{index $.S.Link 0}}"><path d="{{.Path}}" shape-rendering="crispEdges"/></svg>
+{{range $.S.Link}}<p>{{.}}</p>
+{{end}}{{end}}</div>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 {{.Side}} {{.Side}}" role="img" aria-label="{{.S.Scan}}"><path d="{{.Path}}" shape-rendering="crispEdges"/></svg>
 </div>
 </main>
@@ -95,11 +98,23 @@ func HTML(signed []byte, lang Lang) ([]byte, error) {
 		return nil, fmt.Errorf("cannot draw label: %w", err)
 	}
 	var b bytes.Buffer
-	err = t.Execute(&b, struct {
-		S    *Sheet
+	type picture struct {
 		Side int
 		Path string
-	}{l.Sheet(lang), code.Size + 8, code.path(0, 0, 1)})
+	}
+	var link *picture
+	if l.Details != "" {
+		c, err := NewCode(l.Details)
+		if err != nil {
+			return nil, fmt.Errorf("cannot draw label: %w", err)
+		}
+		link = &picture{c.Size + 8, c.path(0, 0, 1)}
+	}
+	err = t.Execute(&b, struct {
+		S *Sheet
+		picture
+		Link *picture
+	}{l.Sheet(lang), picture{code.Size + 8, code.path(0, 0, 1)}, link})
 	if err != nil {
 		return nil, fmt.Errorf("cannot draw label: %w", err)
 	}

@@ -28,9 +28,11 @@ func (d *Drawing) PDF() ([]byte, error) {
 	for _, r := range d.bars {
 		fmt.Fprintf(&c, "%d %d %d %d re\n", r.x, r.y, r.w, r.h)
 	}
-	d.code.runs(func(x, y, n int) {
-		fmt.Fprintf(&c, "%d %d %d %d re\n", d.codeX+x*d.module, d.codeY+y*d.module, n*d.module, d.module)
-	})
+	for _, code := range d.codes {
+		code.runs(func(x, y, n int) {
+			fmt.Fprintf(&c, "%d %d %d %d re\n", code.x+x*d.module, code.y+y*d.module, n*d.module, d.module)
+		})
+	}
 	c.WriteString("f\nBT\n")
 	for _, t := range d.texts {
 		f, key := regular, "F1"

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
-	"image"
 	"io"
 	"strings"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/makiuchi-d/gozxing/qrcode/decoder"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
-	"golang.org/x/image/draw"
 )
 
 // prefix begins the text of a QR code with a label. All of the text is of the
@@ -161,45 +158,6 @@ func NewCode(text string) (*Code, error) {
 		}
 	}
 	return c, nil
-}
-
-// ErrNoCode says that no QR code was found in an image.
-var ErrNoCode = errors.New("no QR code that can be read")
-
-// maxEnlarged bounds the pixels of an image that Scan enlarges.
-const maxEnlarged = 6 << 20
-
-// Scan returns the text of the QR code in an image. Where it finds none it looks
-// again at twice the size: a module of a fine code may be 3 pixels wide, and the
-// noise of a photograph is of the same size.
-func Scan(img image.Image) (string, error) {
-	if text, ok := scanOnce(img); ok {
-		return text, nil
-	}
-	b := img.Bounds()
-	if b.Dx() > 0 && b.Dx() <= maxEnlarged/max(b.Dy(), 1) {
-		large := image.NewRGBA(image.Rect(0, 0, 2*b.Dx(), 2*b.Dy()))
-		draw.BiLinear.Scale(large, large.Bounds(), img, b, draw.Src, nil)
-		if text, ok := scanOnce(large); ok {
-			return text, nil
-		}
-	}
-	return "", fmt.Errorf("cannot scan image: %w", ErrNoCode)
-}
-
-func scanOnce(img image.Image) (string, bool) {
-	source := gozxing.NewLuminanceSourceFromImage(img)
-	hints := map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_TRY_HARDER: true}
-	for _, b := range []gozxing.Binarizer{gozxing.NewHybridBinarizer(source), gozxing.NewGlobalHistgramBinarizer(source)} {
-		bitmap, err := gozxing.NewBinaryBitmap(b)
-		if err != nil {
-			continue
-		}
-		if r, err := qrcode.NewQRCodeReader().Decode(bitmap, hints); err == nil {
-			return r.GetText(), true
-		}
-	}
-	return "", false
 }
 
 // budget warns of a label whose QR code would be too fine to be scanned. It is

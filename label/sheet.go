@@ -16,7 +16,8 @@ type Sheet struct {
 	Inspect  string // heading of the date
 	Date     string // the best-before-inspection date
 	DateNote string
-	Scan     string // what the code is
+	Scan     string   // what the code is
+	Link     []string // what the code with the link is, if there is one
 	Validity string
 }
 
@@ -48,6 +49,9 @@ func (l *Label) Sheet(lang Lang) *Sheet {
 		s.Date = lang.day(d.Inspect)
 	} else {
 		s.Date = fmt.Sprintf(say("%d days from purchase", "%d Tage ab Kauf"), l.unbounded())
+	}
+	if l.Details != "" {
+		s.Link = []string{say("The small code is only a link to details.", "Der kleine Code ist nur ein Link zu mehr.")}
 	}
 	add := func(title, note string, rows [][]string) {
 		if len(rows) == 0 {

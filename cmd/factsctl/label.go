@@ -29,7 +29,7 @@ for it, how long it is looked after and when to inspect it next. It is written a
 TOML (configs/label-example.toml), signed into CBOR, and carried whole in a QR
 code, so that it is verified without a network.`,
 		newLabelLintCommand(), newLabelSignCommand(), newLabelShowCommand(),
-		newLabelRenderCommand(), newLabelScanCommand(), newLabelDateCommand())
+		newLabelRenderCommand(), newLabelScanCommand(), newLabelPageCommand(), newLabelDateCommand())
 }
 
 func newLabelLintCommand() *cobra.Command {
@@ -357,8 +357,11 @@ reason, and nothing of it is shown.`,
 
 // scanned returns the text of a label's code from an image or from the text.
 func scanned(data []byte) (string, error) {
-	if text := strings.TrimRight(string(data[:min(len(data), 2*label.MaxSize)]), "\r\n"); strings.HasPrefix(text, "MF1:") {
-		return text, nil
+	// A scanner that sees the label also sees the code with its link.
+	for line := range strings.Lines(string(data[:min(len(data), 4*label.MaxSize)])) {
+		if text := strings.TrimRight(line, "\r\n"); strings.HasPrefix(text, "MF1:") {
+			return text, nil
+		}
 	}
 	if len(data) > maxImage {
 		return "", fmt.Errorf("cannot read image: more than %d bytes", maxImage)
@@ -375,6 +378,50 @@ func scanned(data []byte) (string, error) {
 		return "", fmt.Errorf("cannot read image: %w", err)
 	}
 	return label.Scan(img)
+}
+
+func newLabelPageCommand() *cobra.Command {
+	var roots, keys []string
+	var out string
+	c := &cobra.Command{
+		Use:   "page --out FILE.html",
+		Short: "Write the page that verifies labels in a browser, offline",
+		Long: `Writes one HTML file that reads labels from a picture or the camera and verifies
+them. It needs no server and no network. With --root and --keys, once for each
+issuer, it trusts them as soon as it is opened; without, the user loads them.`,
+		Example: `  factsctl label page --root root.key.pub --keys keys.signed --out verify.html`,
+		Args:    cobra.NoArgs,
+	}
+	c.Flags().StringArrayVar(&roots, "root", nil, "a manufacturer's root public key `file`")
+	c.Flags().StringArrayVar(&keys, "keys", nil, "the signed key list `file` of the same manufacturer")
+	c.Flags().StringVar(&out, "out", "", "`file` to write")
+	required(c, "out")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(roots) != len(keys) {
+			return fail(exitUsage, "give --root and --keys once for each issuer", "%d roots, but %d key lists", len(roots), len(keys))
+		}
+		var issuers []label.Issuer
+		for i := range roots {
+			if _, err := loadTrust(c, reference.Manufacturer, roots[i], keys[i]); err != nil {
+				return err
+			}
+			root, err := loadPublic(roots[i])
+			if err != nil {
+				return err
+			}
+			list, err := read(c, keys[i], reference.MaxKeyListSize)
+			if err != nil {
+				return err
+			}
+			issuers = append(issuers, label.Issuer{Root: root, Lists: [][]byte{list}})
+		}
+		page, err := label.Page(issuers...)
+		if err != nil {
+			return err
+		}
+		return write(c, out, page)
+	}
+	return c
 }
 
 type shownDate struct {
