@@ -48,8 +48,10 @@ provision makes at the first start.
 
 Without an operator's root and key list no pause can be ended. They can be added on
 the device later; the command says so when they are left out.`,
-		Example: `  factsctl provision --out rootfs-overlay --manifest pump-1.manifest --root root.key.pub --keys keys.signed \
-    --operator-root hospital.key.pub --operator-keys hospital.signed --broker tls://verifier.hospital.example:8883 --ca ca.pem`,
+		Example: `  factsctl provision --out rootfs-overlay --manifest pump-1.manifest \
+    --root root.key.pub --keys keys.signed \
+    --operator-root hospital.key.pub --operator-keys hospital.signed \
+    --broker tls://verifier.hospital.example:8883 --ca ca.pem`,
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
