@@ -190,12 +190,20 @@ func (a *author) manifest(t *table) *Manifest {
 	m.Operating = a.rules(t.get("operating"))
 	m.FailSafe = a.rules(t.get("fail_safe"))
 	for _, v := range t.get("reaction").tables() {
-		m.Reaction = append(m.Reaction, Reaction{
-			Do:       ReactionKind(v.need("do", `write do = "tell", "freeze", "signal" or "stop-unit"`).choice(reactionNames)),
+		r := Reaction{
+			Do:       ReactionKind(v.need("do", `write do = "`+strings.Join(reactionNames[1:], `", "`)+`"`).choice(reactionNames)),
 			Target:   v.get("target").text(),
 			Deadline: v.need("within", `write within = "2s"`).duration("ms"),
 			Signal:   uint8(v.get("signal").number(255)),
-		})
+			Value:    v.get("value").text(),
+		}
+		for _, e := range v.get("peers").elems() {
+			r.Peers = append(r.Peers, e.text())
+		}
+		if c := v.get("only_if"); c.n != nil {
+			r.OnlyIf = OnlyIf(c.choice(onlyIfNames))
+		}
+		m.Reaction = append(m.Reaction, r)
 		v.close()
 	}
 	t.close()

@@ -1,12 +1,9 @@
 package reference
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/miotfacts/miotfacts/facts"
 )
@@ -278,41 +275,16 @@ func (c *checker) reaction() {
 		if field, fix, err := r.check(); err != nil {
 			c.bad(at+"."+field, fix, "%v", err)
 		}
+		if r.OnlyIf > IfFailed || r.OnlyIf != 0 && i == 0 {
+			c.bad(at+".only_if", `remove it, or write only_if = "failed" in a later step`, "condition %d of step %d: there is no step before it, or the condition is unknown", r.OnlyIf, i)
+		}
+		if r.Do == Quarantine && slices.ContainsFunc(m.Reaction[:i], func(b Reaction) bool { return b.Do == Quarantine }) {
+			c.bad(at+".do", "name all peers in one step", "a second quarantine")
+		}
 		if r.Deadline < 1 || r.Deadline > 60000 {
 			c.bad(at+".within", "write within = \"2s\"", "deadline of %d ms is outside 1 to 60000", r.Deadline)
 		}
 	}
-}
-
-// check returns what is wrong, in which field, and what to do about it.
-func (r Reaction) check() (field, fix string, err error) {
-	switch r.Do {
-	case Tell:
-		if r.Target != "" {
-			return "target", "remove target", errors.New("tell has no target: the application's socket is configured on the device")
-		}
-	case Freeze:
-		if r.Target == "" || len(r.Target) > MaxName || path.Clean("/"+r.Target) != "/"+r.Target {
-			return "target", `write target = "medical.slice"`, fmt.Errorf("freeze: %q is not a clean cgroup path below the root", r.Target)
-		}
-	case Signal:
-		if !path.IsAbs(r.Target) || path.Clean(r.Target) != r.Target || len(r.Target) > MaxName {
-			return "target", `write target = "/usr/bin/pump"`, fmt.Errorf("signal: %q is not the clean absolute path of an executable", r.Target)
-		}
-		if !slices.Contains([]uint8{9, 15, 19}, r.Signal) {
-			return "signal", "write signal = 15 (TERM), 9 (KILL) or 19 (STOP)", fmt.Errorf("signal %d is not one of 9, 15, 19", r.Signal)
-		}
-	case StopUnit:
-		if !strings.Contains(r.Target, ".") || strings.ContainsAny(r.Target, "/ \x00") || len(r.Target) > MaxName {
-			return "target", `write target = "pump.service"`, fmt.Errorf("stop-unit: %q is not a unit name", r.Target)
-		}
-	default:
-		return "do", `write do = "tell", "freeze", "signal" or "stop-unit"`, fmt.Errorf("unknown step %d", r.Do)
-	}
-	if r.Do != Signal && r.Signal != 0 {
-		return "signal", "remove signal", fmt.Errorf("%s takes no signal", r.Do)
-	}
-	return "", "", nil
 }
 
 func (c *checker) boot() {

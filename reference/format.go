@@ -62,6 +62,19 @@ func Format(m *Manifest) []byte {
 		if r.Signal != 0 {
 			f.line("signal = %d", r.Signal)
 		}
+		if r.Value != "" {
+			f.line("value = %s", quote(r.Value))
+		}
+		if len(r.Peers) > 0 {
+			peers := make([]string, len(r.Peers))
+			for i, p := range r.Peers {
+				peers[i] = quote(p)
+			}
+			f.line("peers = %s", list(peers))
+		}
+		if r.OnlyIf != 0 {
+			f.line("only_if = %s", quote(name(onlyIfNames, int(r.OnlyIf), "only_if")))
+		}
 		f.line("within = %s", span(r.Deadline, "ms"))
 	}
 	return f.out.Bytes()

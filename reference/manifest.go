@@ -118,27 +118,6 @@ type Rule struct {
 	Why    string        `cbor:"8,keyasint,omitempty"` // the manufacturer's reason for the numbers
 }
 
-// ReactionKind is what a step of the reaction chain does. The set is closed: no
-// step runs a program or a shell.
-type ReactionKind uint8
-
-// The kinds of steps.
-const (
-	Tell     ReactionKind = 1 // tell the application over its socket
-	Freeze   ReactionKind = 2 // freeze the cgroup (v2) Target; thawed on resume
-	Signal   ReactionKind = 3 // signal every process whose executable is Target
-	StopUnit ReactionKind = 4 // stop the systemd unit Target; started again on resume
-)
-
-// A Reaction is one step of the chain that makes a device pause. Steps run in
-// order; a step that fails or misses its deadline does not stop the next.
-type Reaction struct {
-	Do       ReactionKind `cbor:"1,keyasint"`
-	Target   string       `cbor:"2,keyasint,omitempty"` // Freeze: cgroup path below the cgroup root; Signal: absolute path of an executable; StopUnit: unit name
-	Deadline uint32       `cbor:"3,keyasint"`           // ms in which the effect must be observed, 1 to 60000
-	Signal   uint8        `cbor:"4,keyasint,omitempty"` // Signal: 9 (KILL), 15 (TERM) or 19 (STOP, continued on resume)
-}
-
 // Silence says what the enforcer makes of a measuring process that no longer
 // gives a sign of life.
 type Silence struct {
@@ -195,7 +174,8 @@ func name(names []string, i int, kind string) string {
 var (
 	enforceNames  = []string{"", "observe", "alarm", "pause"}
 	opNames       = []string{"", "range", "equal", "one_of", "subset_of", "superset_of", "absent"}
-	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit"}
+	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit", "quarantine", "mask-unit", "block-usb", "gpio", "led", "beep", "sysfs", "hook"}
+	onlyIfNames   = []string{"", "failed"}
 	absentNames   = []string{"", "deviates", "not-appraised"} // AbsentPolicy + 1
 	stageNames    = []string{"unknown", "integration", "operating", "paused"}
 )

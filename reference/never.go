@@ -49,7 +49,7 @@ func machineExecutables() []string {
 // stand for there: aliases, what lies in a cgroup, where a link leads.
 func (n NeverTouch) Forbids(r Reaction) error {
 	no := func(entry string) error {
-		return fmt.Errorf("%s: %w: %s is on the list", strings.TrimSpace(r.Do.String()+" "+r.Target), ErrNeverTouch, entry)
+		return fmt.Errorf("%s: %w: %s is on the list", r, ErrNeverTouch, entry)
 	}
 	switch r.Do {
 	case Freeze:
@@ -74,7 +74,7 @@ func (n NeverTouch) Forbids(r Reaction) error {
 		if slices.Contains(n, r.Target) || slices.Contains(machineExecutables(), r.Target) {
 			return no(r.Target)
 		}
-	case StopUnit:
+	case StopUnit, MaskUnit:
 		// A unit may also be listed as the last element of its cgroup.
 		for _, e := range n {
 			if slices.Contains(strings.Split(e, "/"), r.Target) {
@@ -83,6 +83,37 @@ func (n NeverTouch) Forbids(r Reaction) error {
 		}
 		if slices.Contains(MachineUnits(), r.Target) || slices.Contains(MachineSlices(), r.Target) {
 			return no(r.Target)
+		}
+	case Quarantine:
+		if slices.Contains(n, "network") {
+			return no("network")
+		}
+	case GPIO:
+		chip, _, _ := strings.Cut(r.Target, ":")
+		for _, e := range []string{r.Target, chip} {
+			if slices.Contains(n, e) {
+				return no(e)
+			}
+		}
+	case LED:
+		return n.forbidsPath(r, "/sys/class/leds/"+r.Target)
+	case Beep:
+		return n.forbidsPath(r, "/dev/input/"+r.Target)
+	case Sysfs:
+		return n.forbidsPath(r, r.Target)
+	case Hook:
+		return n.forbidsPath(r, HookDir+"/"+r.Target)
+	}
+	return nil
+}
+
+// HookDir is where the hooks of a device are.
+const HookDir = "/etc/miotfacts/hooks"
+
+func (n NeverTouch) forbidsPath(r Reaction, path string) error {
+	for _, e := range n {
+		if isBelow(path, e) {
+			return fmt.Errorf("%s: %w: %s is on the list", r, ErrNeverTouch, e)
 		}
 	}
 	return nil
@@ -95,6 +126,9 @@ func isBelow(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"
 func (m *Manifest) neverTouched(n NeverTouch) []Problem {
 	var found []Problem
 	for i, r := range m.Reaction {
+		if _, _, err := r.check(); err != nil {
+			continue // complained of already
+		}
 		if err := n.Forbids(r); err != nil {
 			found = append(found, Problem{
 				Path: fmt.Sprintf("reaction[%d].target", i), Message: err.Error(),

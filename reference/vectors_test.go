@@ -115,6 +115,25 @@ func booted(m *reference.Manifest) {
 	}
 }
 
+// steps is a manifest with every step that a chain may have beyond those of full.
+func steps() *reference.Manifest {
+	m := referencetest.Example()
+	m.Reaction = []reference.Reaction{
+		{Do: reference.Tell, Deadline: 500},
+		{Do: reference.Quarantine, Peers: []string{"192.0.2.1", "2001:db8::/64", "192.0.2.1:8883", "[2001:db8::1]:8883"}, Deadline: 1000},
+		{Do: reference.StopUnit, Target: "pump.service", Deadline: 5000},
+		{Do: reference.Signal, Target: "/usr/bin/pump", Signal: 9, Deadline: 1000, OnlyIf: reference.IfFailed},
+		{Do: reference.MaskUnit, Target: "pump.service", Deadline: 5000},
+		{Do: reference.BlockUSB, Deadline: 1000},
+		{Do: reference.GPIO, Target: "gpiochip0:17", Value: "1", Deadline: 100},
+		{Do: reference.LED, Target: "red:alarm", Value: "255", Deadline: 100},
+		{Do: reference.Sysfs, Target: "/sys/class/hwmon/hwmon0/pwm1", Value: "0", Deadline: 100},
+		{Do: reference.Hook, Target: "relay", Deadline: 2000},
+		{Do: reference.Beep, Target: "event0", Value: "2000", Deadline: 1000},
+	}
+	return &m
+}
+
 func allVectors(t *testing.T, w *world) []vector {
 	manifest := func(t *testing.T, data []byte) error {
 		trust := w.trust(t)
@@ -148,6 +167,11 @@ func allVectors(t *testing.T, w *world) []vector {
 		c := command()
 		f(c)
 		return encodeAndSign(t, w.resume, cose.Command, c)
+	}
+	chain := func(f func(*reference.Manifest)) []byte {
+		m := steps()
+		f(m)
+		return encodeAndSign(t, w.manifest, cose.Manifest, m)
 	}
 	signed := change(func(*reference.Manifest) {})
 	small := change(func(m *reference.Manifest) {
@@ -192,6 +216,25 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-files-not-quoted", change(func(m *reference.Manifest) { booted(m); m.Boot.PCRs = []int{4, 9} }), manifest, reference.ErrContent, "nothing proves the list of files"},
 		{"manifest/refused-files-by-sha1", change(func(m *reference.Manifest) { booted(m); m.Files.Allow[0].Digest = make([]byte, 20) }), manifest, reference.ErrContent, "digest of 20 bytes"},
 		{"manifest/refused-every-file-excluded", change(func(m *reference.Manifest) { booted(m); m.Files.Exclude = []string{"/"} }), manifest, reference.ErrContent, "leaves out everything"},
+		{"manifest/steps", chain(func(*reference.Manifest) {}), manifest, nil, ""},
+		{"manifest/refused-peers-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[0].Peers = []string{"192.0.2.1"} }), manifest, reference.ErrContent, "tell has no peers"},
+		{"manifest/refused-peer-of-all", chain(func(m *reference.Manifest) { m.Reaction[1].Peers[1] = "::/0" }), manifest, reference.ErrContent, "names no other machine"},
+		{"manifest/refused-peer-spelled-otherwise", chain(func(m *reference.Manifest) { m.Reaction[1].Peers[1] = "2001:DB8::/64" }), manifest, reference.ErrContent, "is written"},
+		{"manifest/refused-second-quarantine", chain(func(m *reference.Manifest) { m.Reaction[5] = reference.Reaction{Do: reference.Quarantine, Deadline: 1} }), manifest, reference.ErrContent, "a second quarantine"},
+		{"manifest/refused-first-step-with-a-condition", chain(func(m *reference.Manifest) { m.Reaction[0].OnlyIf = reference.IfFailed }), manifest, reference.ErrContent, "there is no step before it"},
+		{"manifest/refused-unknown-condition", chain(func(m *reference.Manifest) { m.Reaction[3].OnlyIf = 2 }), manifest, reference.ErrContent, "the condition is unknown"},
+		{"manifest/refused-no-unit", chain(func(m *reference.Manifest) { m.Reaction[4].Target = "pump" }), manifest, reference.ErrContent, "is not a unit name"},
+		{"manifest/refused-no-line", chain(func(m *reference.Manifest) { m.Reaction[6].Target = "gpiochip0" }), manifest, reference.ErrContent, "is not a chip and a line"},
+		{"manifest/refused-no-level", chain(func(m *reference.Manifest) { m.Reaction[6].Value = "2" }), manifest, reference.ErrContent, "is neither 0 nor 1"},
+		{"manifest/refused-led-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[7].Target = "../net" }), manifest, reference.ErrContent, "is not the name of a LED"},
+		{"manifest/refused-no-brightness", chain(func(m *reference.Manifest) { m.Reaction[7].Value = "on" }), manifest, reference.ErrContent, "is outside 0 to 65535"},
+		{"manifest/refused-file-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[8].Target = "/sys/../etc/passwd" }), manifest, reference.ErrContent, "is not a clean path below /sys"},
+		{"manifest/refused-two-lines", chain(func(m *reference.Manifest) { m.Reaction[8].Value = "0\n1" }), manifest, reference.ErrContent, "is not one line"},
+		{"manifest/refused-hook-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[9].Target = "../sh" }), manifest, reference.ErrContent, "is not the name of a hook"},
+		{"manifest/refused-value-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[9].Value = "1" }), manifest, reference.ErrContent, "hook has no value"},
+		{"manifest/refused-beep-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[10].Target = "../sda" }), manifest, reference.ErrContent, "is not a clean path below /dev/input"},
+		{"manifest/refused-no-tone", chain(func(m *reference.Manifest) { m.Reaction[10].Value = "5" }), manifest, reference.ErrContent, "Hz is outside 20 to 20000"},
+		{"manifest/refused-unknown-step", chain(func(m *reference.Manifest) { m.Reaction[10].Do = 13 }), manifest, reference.ErrContent, "unknown step 13"},
 		{"keys/manufacturer", w.keys, keys, nil, ""},
 		{"keys/operator", w.operatorKeys, keys, nil, ""},
 		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},

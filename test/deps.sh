@@ -22,6 +22,8 @@ want tpm2-tools command -v tpm2_checkquote
 want mosquitto command -v mosquitto
 want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
+want nftables command -v nft # another reader of the packet filter
+want iproute2 command -v ip
 want socat command -v socat
 want iproute2 command -v ip
 want util-linux command -v nsenter # and unshare

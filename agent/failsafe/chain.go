@@ -73,12 +73,17 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	told := bytes.Equal(e.told, id)
 	e.mu.Unlock()
 	for i, s := range steps {
-		if told && s.Reaction.Do == reference.Tell {
-			continue
+		if told && s.Reaction.Do == reference.Tell || s.Reaction.Do == reference.Hook && e.seen(i, s.Reaction) {
+			continue // once in a run
 		}
-		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
-			return e.hands.pause(ctx, s.Reaction, id, func() { e.mustUndo(id, i) })
-		})
+		var effect Effect
+		if s.Reaction.OnlyIf == reference.IfFailed && i > 0 && e.seen(i-1, steps[i-1].Reaction) {
+			effect = Effect{Kind: s.Reaction.Do, Target: s.Reaction.Target, Done: true, Observed: "not needed: the step before had its effect"}
+		} else {
+			effect = e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
+				return e.hands.pause(ctx, s.Reaction, id, func(was ...string) error { return e.mustUndo(id, i, was) })
+			})
+		}
 		e.mu.Lock()
 		if !e.rec.Phase.latched() || !bytes.Equal(e.rec.PauseID, id) || ctx.Err() != nil {
 			e.mu.Unlock()
@@ -117,16 +122,35 @@ func (e *Enforcer) heal() {
 	}
 }
 
-// mustUndo records that step i of pause id has something to undo.
-func (e *Enforcer) mustUndo(id []byte, i int) {
+// mustUndo records that step i of pause id has something to undo, and what there
+// was before. What a pause recorded first stays. Without a record nothing is done
+// that could not be put back.
+func (e *Enforcer) mustUndo(id []byte, i int, was []string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !bytes.Equal(e.rec.PauseID, id) || !e.rec.Phase.latched() || e.rec.Steps[i].Undo {
-		return
+		return nil
+	}
+	size := 0
+	for _, s := range append(slices.Clone(e.rec.Steps), step{Was: was}) {
+		for _, w := range s.Was {
+			size += len(w) + 3
+		}
+	}
+	if size > maxUndo {
+		return fmt.Errorf("cannot remember what there is before: %d bytes, the limit is %d", size, maxUndo)
 	}
 	e.rec.Steps = slices.Clone(e.rec.Steps)
-	e.rec.Steps[i].Undo = true
+	e.rec.Steps[i].Undo, e.rec.Steps[i].Was = true, was
 	e.save()
+	return nil
+}
+
+// seen reports whether the effect of step i was observed in this run.
+func (e *Enforcer) seen(i int, r reference.Reaction) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return i < len(e.effects) && e.effects[i].Kind == r.Do && e.effects[i].Target == r.Target && e.effects[i].Done
 }
 
 // observed notes the effect of step i. When a step is looked at again and
@@ -188,7 +212,7 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 			continue
 		}
 		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
-			return e.hands.resume(ctx, s.Reaction, rec.PauseID)
+			return e.hands.resume(ctx, s.Reaction, rec.PauseID, s.Was)
 		})
 		e.mu.Lock()
 		if e.rec.Phase != PhaseResuming || ctx.Err() != nil {
@@ -222,7 +246,7 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 func (e *Enforcer) mend(ctx context.Context, rec record) {
 	var left []step
 	for _, s := range slices.Backward(rec.Steps) {
-		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) { return e.hands.resume(ctx, s.Reaction, nil) })
+		effect := e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) { return e.hands.resume(ctx, s.Reaction, nil, s.Was) })
 		if !effect.Done {
 			left = append([]step{s}, left...)
 		}

@@ -40,8 +40,9 @@ func enforceChild(dir string) {
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), AllowUIDs: []uint32{0},
 		Device: deviceID, Vendor: "Example Medical", Model: "pump-1", AgentVersion: "0.1.0",
 		ManifestPath: filepath.Join(dir, "manifest"), KeyLists: []string{filepath.Join(dir, "keys-m"), filepath.Join(dir, "keys-o")},
-		Roots:     []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
-		Now:       func() reference.Interval { return reference.At(referencetest.Now) },
+		Roots:    []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
+		Now:      func() reference.Interval { return reference.At(referencetest.Now) },
+		Verifier: verifierPeers(), Network: "/proc/self/ns/net",
 		AppSocket: os.Getenv("FAILSAFE_TELL"), CgroupRoot: cgroupRoot, Ready: func() { fmt.Println("ready") },
 	})
 	fail(err)

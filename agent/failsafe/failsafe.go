@@ -18,7 +18,8 @@
 // a look at what really is. While the device is paused the steps are looked at
 // again and again, and done again where somebody has undone them.
 //
-// This is the only package that signals processes; no step runs a program.
+// This is the only package that signals processes and runs a program: a hook that
+// the device's maker has put there.
 package failsafe
 
 import (
@@ -41,6 +42,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miotfacts/miotfacts/agent/durable"
+	"github.com/miotfacts/miotfacts/agent/quarantine"
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/facts"
@@ -62,8 +64,13 @@ type Config struct {
 
 	AppSocket  string   // of the application that is told; "" for none
 	CgroupRoot string   // where cgroup v2 is mounted
-	NeverTouch []string // units, cgroups, executables that no manifest may stop, freeze or signal
+	NeverTouch []string // what no manifest may touch, see reference.NeverTouch
 	NV         NV       // nil without a TPM
+
+	Verifier []quarantine.Peer // stays reachable in a quarantine; none: no quarantine
+	Network  string            // namespace that a quarantine closes: "/proc/1/ns/net"
+	Sysfs    []string          // files of /sys that a manifest may write to
+	Hooks    string            // folder of the hooks; "" for none
 
 	Ready  func() // called once, when a pause that was latched is in force again and the socket listens; may be nil
 	Logger *slog.Logger
@@ -642,7 +649,7 @@ func (e *Enforcer) plan(rec *record) {
 	}
 	rec.Steps = slices.Clone(rec.Steps)
 	for _, r := range m.Reaction {
-		if len(rec.Steps) < maxSteps && !slices.ContainsFunc(rec.Steps, func(s step) bool { return s.Reaction == r }) {
+		if len(rec.Steps) < maxSteps && !slices.ContainsFunc(rec.Steps, func(s step) bool { return s.Reaction.Equal(r) }) {
 			// A stopped unit is started again only if it was active, and
 			// what was never to be touched stays as it is.
 			undo := r.Do == reference.Tell || r.Do == reference.Freeze || r.Do == reference.Signal && r.Signal == sigStop

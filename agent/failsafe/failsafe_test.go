@@ -53,6 +53,7 @@ type device struct {
 	dir   string
 	cfg   Config
 	now   *atomic.Int64
+	sys   string // instead of /sys; "" for the real one
 }
 
 // newDevice returns a device whose manifest pauses by reactions.
@@ -126,6 +127,9 @@ func (d *device) start() *running {
 	e, err := New(cfg)
 	if err != nil {
 		d.t.Fatal(err)
+	}
+	if d.sys != "" {
+		e.hands.sys = d.sys
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -18,16 +18,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miotfacts/miotfacts/agent/quarantine"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
 // hands do the steps of a reaction chain and look what came of them. Each step
 // is idempotent: where the effect is there already, nothing is done.
 type hands struct {
-	proc       string // "/proc"
-	cgroups    string // root of cgroup v2
-	appSocket  string
-	neverTouch reference.NeverTouch
+	proc, sys, dev string // "/proc", "/sys", "/dev"
+	cgroups        string // root of cgroup v2
+	appSocket      string
+	neverTouch     reference.NeverTouch
+	verifier       []quarantine.Peer
+	network        string   // namespace that a quarantine closes, "/proc/1/ns/net"
+	sysfs          []string // files that steps may write
+	hooks          string   // folder of the hooks
+
+	ioctl func(fd uintptr, request uint32, arg []byte) error
+	lines map[string]*os.File // GPIO lines that are held
 
 	// The enforcer itself, which no step may stop.
 	ownCgroup string // "/system.slice/factsd-enforce.service"; "" without cgroup v2
@@ -35,7 +43,10 @@ type hands struct {
 }
 
 func newHands(cfg *Config) (*hands, error) {
-	h := &hands{proc: "/proc", cgroups: cfg.CgroupRoot, appSocket: cfg.AppSocket, neverTouch: cfg.NeverTouch}
+	h := &hands{
+		proc: "/proc", sys: "/sys", dev: "/dev", cgroups: cfg.CgroupRoot, appSocket: cfg.AppSocket, neverTouch: cfg.NeverTouch,
+		verifier: cfg.Verifier, network: cfg.Network, sysfs: cfg.Sysfs, hooks: cfg.Hooks, ioctl: ioctl, lines: map[string]*os.File{},
+	}
 	var err error
 	if h.ownExe, err = os.Readlink("/proc/self/exe"); err != nil {
 		return nil, fmt.Errorf("cannot tell the own executable: %w", err)
@@ -79,7 +90,7 @@ func (h *hands) forbidden(r reference.Reaction) error {
 				return err
 			}
 		}
-	case reference.StopUnit:
+	case reference.StopUnit, reference.MaskUnit:
 		return h.forbiddenUnit(r.Do, r.Target)
 	}
 	return h.neverTouch.Forbids(r)
@@ -102,9 +113,9 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 func isExecutable(n string) bool { return strings.HasPrefix(n, "/") }
 
 // pause does one step. before is called before something is done that resume
-// has to undo. It returns what was observed; the error says that the effect was
-// not.
-func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, before func()) (string, error) {
+// has to undo, with what was there; resume gets what the first call of a pause
+// said. It returns what was observed; the error says that the effect was not.
+func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, before func(was ...string) error) (string, error) {
 	if err := h.forbidden(r); err != nil {
 		return "", err
 	}
@@ -115,22 +126,45 @@ func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, befo
 		if err := h.forbiddenBelow(r.Target); err != nil {
 			return "", err
 		}
-		before()
+		if err := before(); err != nil {
+			return "", err
+		}
 		return h.freeze(ctx, r.Target, true)
 	case reference.Signal:
 		if r.Signal == sigStop {
-			before()
+			if err := before(); err != nil {
+				return "", err
+			}
 		}
 		return h.signal(ctx, r.Target, r.Signal)
 	case reference.StopUnit:
 		return h.stopUnit(ctx, r.Target, before)
+	case reference.MaskUnit:
+		return h.maskUnit(ctx, r.Target, before)
+	case reference.Quarantine:
+		return h.quarantine(ctx, r, before)
+	case reference.BlockUSB:
+		return h.blockUSB(before)
+	case reference.GPIO:
+		return h.drive(r, before)
+	case reference.LED:
+		return h.light(r, before)
+	case reference.Beep:
+		return h.beep(ctx, r, before)
+	case reference.Sysfs:
+		return h.write(r, before)
+	case reference.Hook:
+		if err := before(); err != nil {
+			return "", err
+		}
+		return h.hook(ctx, r.Target, "pause")
 	}
 	return "", fmt.Errorf("step %d is unknown", r.Do)
 }
 
-// resume undoes one step. What is never to be touched was not touched: steps
-// that were refused have nothing to undo.
-func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte) (string, error) {
+// resume undoes one step; was is what there was before it. What is never to be
+// touched was not touched: steps that were refused have nothing to undo.
+func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte, was []string) (string, error) {
 	switch r.Do {
 	case reference.Tell:
 		return h.tell(ctx, fmt.Sprintf("resume %x\n", id))
@@ -140,6 +174,22 @@ func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte) (st
 		return h.signal(ctx, r.Target, sigCont)
 	case reference.StopUnit:
 		return h.startUnit(ctx, r.Target)
+	case reference.MaskUnit:
+		return h.unmaskUnit(ctx, r.Target)
+	case reference.Quarantine:
+		return h.open(ctx)
+	case reference.BlockUSB:
+		return h.admitUSB(was)
+	case reference.GPIO:
+		return h.release(r, was)
+	case reference.LED:
+		return h.unlight(r, was)
+	case reference.Beep:
+		return h.silence(r)
+	case reference.Sysfs:
+		return h.rewrite(r, was)
+	case reference.Hook:
+		return h.hook(ctx, r.Target, "resume")
 	}
 	return "", fmt.Errorf("step %d is unknown", r.Do)
 }

@@ -486,6 +486,35 @@ func (f *fakeSystemd) StartUnit(name, mode string) (dbus.ObjectPath, *dbus.Error
 	return f.job("start", name, mode, "active")
 }
 
+// A unit file in /etc outranks the mask: a unit that is called so stays.
+func (f *fakeSystemd) MaskUnitFiles(units []string, runtime, force bool) ([][]string, *dbus.Error) {
+	return nil, f.load("mask", units, runtime && !force, "masked")
+}
+
+func (f *fakeSystemd) UnmaskUnitFiles(units []string, runtime bool) ([][]string, *dbus.Error) {
+	return nil, f.load("unmask", units, runtime, "loaded")
+}
+
+func (f *fakeSystemd) Reload() *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, "reload")
+	return nil
+}
+
+func (f *fakeSystemd) load(what string, units []string, ok bool, then string) *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, what+" "+units[0])
+	if !ok || f.fail {
+		return dbus.MakeFailedError(errors.New("no"))
+	}
+	if !strings.HasPrefix(units[0], "etc") {
+		f.unit[units[0]].SetMust(systemdUnit, "LoadState", then)
+	}
+	return nil
+}
+
 func (f *fakeSystemd) job(what, name, mode, then string) (dbus.ObjectPath, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -559,7 +588,7 @@ func startBus(t *testing.T) *fakeSystemd {
 	}
 	t.Cleanup(func() { conn.Close() })
 	f := &fakeSystemd{conn: conn, unit: map[string]*prop.Properties{}}
-	methods := map[string]any{"Subscribe": f.Subscribe, "LoadUnit": f.LoadUnit, "StopUnit": f.StopUnit, "StartUnit": f.StartUnit}
+	methods := map[string]any{"MaskUnitFiles": f.MaskUnitFiles, "UnmaskUnitFiles": f.UnmaskUnitFiles, "Reload": f.Reload, "Subscribe": f.Subscribe, "LoadUnit": f.LoadUnit, "StopUnit": f.StopUnit, "StartUnit": f.StartUnit}
 	if err := conn.ExportMethodTable(methods, systemdPath, systemdManager); err != nil {
 		t.Fatal(err)
 	}
@@ -621,17 +650,17 @@ func TestUnitThatDoesNotStopOnSimulatedSystemd(t *testing.T) {
 	f.add(t, "pump.service", "active", nil)
 	h := &hands{}
 	f.set(true, false)
-	if _, err := h.stopUnit(ctx10(t), "pump.service", func() {}); err == nil || !strings.Contains(err.Error(), `unit is active: StopUnit ended with "failed"`) {
+	if _, err := h.stopUnit(ctx10(t), "pump.service", func(...string) error { return nil }); err == nil || !strings.Contains(err.Error(), `unit is active: StopUnit ended with "failed"`) {
 		t.Errorf("failed job: %v", err)
 	}
 	f.set(false, true)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := h.stopUnit(ctx, "pump.service", func() {}); err == nil || !strings.Contains(err.Error(), "unit is active: StopUnit was not done in time") {
+	if _, err := h.stopUnit(ctx, "pump.service", func(...string) error { return nil }); err == nil || !strings.Contains(err.Error(), "unit is active: StopUnit was not done in time") {
 		t.Errorf("hanging job: %v", err)
 	}
 	f.conn.ReleaseName(systemdName)
-	if _, err := h.stopUnit(ctx10(t), "pump.service", func() {}); err == nil {
+	if _, err := h.stopUnit(ctx10(t), "pump.service", func(...string) error { return nil }); err == nil {
 		t.Error("stopped without a systemd")
 	}
 }

@@ -58,13 +58,15 @@ func (p Phase) strictness() int {
 const (
 	maxSteps  = 2 * reference.MaxReactions // a pause may see two manifests
 	maxReason = 512                        // bytes
-	maxRecord = 32 << 10                   // maxSteps steps with the longest targets stay below 12 KiB
+	maxRecord = 32 << 10                   // maxSteps steps with the longest targets, values and peers stay below 20 KiB
+	maxUndo   = 10 << 10                   // bytes that all steps together remember of what was before
 )
 
 // A step is one reaction of the present pause.
 type step struct {
 	Reaction reference.Reaction `cbor:"1,keyasint"`
 	Undo     bool               `cbor:"2,keyasint,omitempty"` // resume has something to undo
+	Was      []string           `cbor:"3,keyasint,omitempty"` // what there was before, as the step reads it
 }
 
 // A record is the latch as it is written to both copies.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -208,7 +209,7 @@ func TestPauseDuringResume(t *testing.T) {
 	if err := e.acceptPause(crossing()); err != nil {
 		t.Fatal(err)
 	}
-	if e.rec.Phase != PhasePausing || bytes.Equal(e.rec.PauseID, old) || len(e.rec.Steps) != 2 || e.rec.Steps[0] != stopped {
+	if e.rec.Phase != PhasePausing || bytes.Equal(e.rec.PauseID, old) || len(e.rec.Steps) != 2 || !reflect.DeepEqual(e.rec.Steps[0], stopped) {
 		t.Errorf("%+v", e.rec)
 	}
 }

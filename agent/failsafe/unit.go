@@ -163,7 +163,7 @@ func (h *hands) mayStop(ctx context.Context, b *unitBus, unit string, s unitStat
 
 // stopUnit stops a unit and looks whether it is inactive. before is called when
 // the unit is active, because afterwards nobody could tell.
-func (h *hands) stopUnit(ctx context.Context, unit string, before func()) (string, error) {
+func (h *hands) stopUnit(ctx context.Context, unit string, before func(...string) error) (string, error) {
 	b, err := openUnitBus(ctx)
 	if err != nil {
 		return "", err
@@ -181,7 +181,9 @@ func (h *hands) stopUnit(ctx context.Context, unit string, before func()) (strin
 	if err := h.mayStop(ctx, b, unit, s); err != nil {
 		return "", err
 	}
-	before()
+	if err := before(); err != nil {
+		return "", err
+	}
 	jobErr := b.job(ctx, "StopUnit", unit)
 	// The deadline was for the effect; what really is must be seen all the same.
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
@@ -223,4 +225,65 @@ func (h *hands) startUnit(ctx context.Context, unit string) (string, error) {
 		return "", stillIs(s, jobErr)
 	}
 	return "unit is active", nil
+}
+
+// maskUnit masks a unit until the next boot, so that nothing starts it, and looks
+// whether systemd takes it for masked: a unit file in /etc outranks the mask. It
+// does not stop the unit.
+func (h *hands) maskUnit(ctx context.Context, unit string, before func(...string) error) (string, error) {
+	b, err := openUnitBus(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer b.close()
+	s, err := b.state(ctx, unit)
+	switch {
+	case err != nil:
+		return "", err
+	case s.Load == "masked":
+		return "unit is masked", nil
+	}
+	for _, n := range s.Names {
+		if err := h.forbiddenUnit(reference.MaskUnit, n); err != nil {
+			return "", fmt.Errorf("cannot mask %s: %w", unit, err)
+		}
+	}
+	if err := before(); err != nil {
+		return "", err
+	}
+	return b.mask(ctx, "MaskUnitFiles", unit, func(load string) bool { return load == "masked" }, []string{unit}, true, false)
+}
+
+// unmaskUnit takes the mask away.
+func (h *hands) unmaskUnit(ctx context.Context, unit string) (string, error) {
+	b, err := openUnitBus(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer b.close()
+	return b.mask(ctx, "UnmaskUnitFiles", unit, func(load string) bool { return load != "masked" }, []string{unit}, true)
+}
+
+// mask changes unit files, makes systemd read them, and looks what it makes of
+// the unit.
+func (b *unitBus) mask(ctx context.Context, method, unit string, want func(load string) bool, args ...any) (string, error) {
+	err := b.manager.CallWithContext(ctx, systemdManager+"."+method, 0, args...).Err
+	if err == nil {
+		err = b.manager.CallWithContext(ctx, systemdManager+".Reload", 0).Err
+	}
+	if err != nil {
+		err = fmt.Errorf("cannot ask systemd for %s: %w", method, err)
+	}
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+	defer cancel()
+	s, lookErr := b.state(look, unit)
+	switch {
+	case lookErr != nil:
+		return "", errors.Join(err, lookErr)
+	case !want(s.Load) && err != nil:
+		return "", fmt.Errorf("unit is %s: %w", s.Load, err)
+	case !want(s.Load):
+		return "", fmt.Errorf("unit is %s: a unit file in /etc outranks the mask", s.Load)
+	}
+	return "unit is " + s.Load, nil
 }

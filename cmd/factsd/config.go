@@ -62,6 +62,8 @@ type config struct {
 		Users      []any    `toml:"users"`
 		CgroupRoot string   `toml:"cgroup_root"`
 		NeverTouch []string `toml:"never_touch"`
+		Verifier   []string `toml:"verifier"`
+		Sysfs      []string `toml:"sysfs"`
 		NV         bool     `toml:"nv"`
 	} `toml:"enforcer"`
 	Log struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -135,11 +136,20 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if err != nil {
 		return fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
 	}
+	broker := ""
+	if u, err := url.Parse(c.Broker.URL); err == nil {
+		broker = u.Host
+	}
+	verifier, err := failsafe.VerifierPeers(c.Enforcer.Verifier, broker)
+	if err != nil {
+		return fail(exitUsage, "write addresses as in configs/factsd.toml", fmt.Errorf("enforcer.verifier: %w", err))
+	}
 	config := failsafe.Config{
 		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.enforcerUIDs...),
 		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
 		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
+		Verifier: verifier, Network: "/proc/1/ns/net", Sysfs: c.Enforcer.Sysfs, Hooks: reference.HookDir,
 		// What is ordered after the enforcer starts once a pause is in force again.
 		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}

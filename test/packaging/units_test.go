@@ -11,7 +11,7 @@ import (
 
 // exposure is the highest score of `systemd-analyze security` that a unit may
 // have, of 10. Offline, by systemd 252.
-var exposure = map[string]float64{"factsd.service": 2.1, "factsd-enforce.service": 2.5, "factsverifier.service": 1.2}
+var exposure = map[string]float64{"factsd.service": 2.1, "factsd-enforce.service": 2.3, "factsverifier.service": 1.2}
 
 // systemd itself reads the units, in a root where what they name is there.
 func TestUnitsVerify(t *testing.T) {
@@ -69,6 +69,31 @@ func TestUnitsAreConfined(t *testing.T) {
 		if score > limit {
 			t.Errorf("%s: exposure %.1f is above %.1f", unit, score, limit)
 		}
+	}
+}
+
+// The enforcer with the drop-ins that some steps need. A later line of a drop-in
+// adds to or replaces an earlier one, so their text behind the unit's is the same.
+func TestDropInsAreConfined(t *testing.T) {
+	analyze := program(t, "systemd-analyze", "systemd")
+	overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+	unit := filepath.Join(t.TempDir(), "factsd-enforce.service")
+	text := read(t, "configs/systemd/factsd-enforce.service") + read(t, "configs/systemd/quarantine.conf") + read(t, "configs/systemd/steps.conf")
+	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := overall.FindStringSubmatch(must(t, nil, analyze, "security", "--offline=true", "--no-pager", unit))
+	if m == nil {
+		t.Fatal("no score")
+	}
+	score, err := strconv.ParseFloat(m[1], 64)
+	if err != nil || score > 3.0 {
+		t.Errorf("exposure %s is above 3.0, %v", m[1], err)
+	}
+	t.Logf("factsd-enforce.service with drop-ins: %.1f of 10", score)
+	out, err := command([]string{"SYSTEMD_LOG_LEVEL=notice"}, analyze, "verify", "--man=no", "--recursive-errors=no", unit)
+	if strings.Contains(out, "Unknown") || strings.Contains(out, "ignoring") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -27,6 +27,8 @@ func debPackages() []debPackage {
 			"usr/lib/sysusers.d/miotfacts.conf":                      "configs/sysusers/miotfacts.conf",
 			"usr/lib/tmpfiles.d/miotfacts.conf":                      "configs/tmpfiles/miotfacts.conf",
 			"usr/share/doc/factsd/examples/medical-application.conf": "configs/systemd/medical-application.conf",
+			"usr/share/doc/factsd/examples/quarantine.conf":          "configs/systemd/quarantine.conf",
+			"usr/share/doc/factsd/examples/steps.conf":               "configs/systemd/steps.conf",
 			"usr/share/doc/factsd/examples/openrc/factsd":            "configs/openrc/factsd",
 			"usr/share/doc/factsd/examples/openrc/factsd-enforce":    "configs/openrc/factsd-enforce",
 		}},
