@@ -23,8 +23,8 @@ func FuzzSplit(f *testing.F) {
 			t.Error("an error without a number")
 		}
 		for _, o := range objects {
-			contains(o, []attr{nest(unix.NFTA_RULE_EXPRESSIONS, verdict(accepted))})
-			count(o, unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_LIST_ELEM)
+			contains(o, nest(unix.NFTA_RULE_EXPRESSIONS, verdict(accepted)))
+			count(o, unix.NFTA_RULE_EXPRESSIONS)
 		}
 	})
 }
@@ -32,12 +32,12 @@ func FuzzSplit(f *testing.F) {
 // What is written is read back, and a kernel without nf_tables is told apart.
 func TestAttributes(t *testing.T) {
 	want := rules(unix.NF_INET_LOCAL_OUT, nil)[1]
-	data := nest(unix.NFTA_RULE_EXPRESSIONS, want...).appendTo(nil)
-	if !contains(data, []attr{nest(unix.NFTA_RULE_EXPRESSIONS, want...)}) || count(data, unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_LIST_ELEM) != len(want) {
+	data := nest(unix.NFTA_RULE_EXPRESSIONS, want...)
+	if !contains(data, nest(unix.NFTA_RULE_EXPRESSIONS, want...)) || count(data, unix.NFTA_RULE_EXPRESSIONS) != len(want) {
 		t.Errorf("%x", data)
 	}
 	want[0], want[2] = want[2], want[0]
-	if contains(data, []attr{nest(unix.NFTA_RULE_EXPRESSIONS, want...)}) {
+	if contains(data, nest(unix.NFTA_RULE_EXPRESSIONS, want...)) {
 		t.Error("in another order it is the same")
 	}
 	for _, no := range []unix.Errno{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {

@@ -11,50 +11,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An attr is one netlink attribute: bytes, or attributes in it.
-type attr struct {
-	kind   uint16
-	data   []byte
-	nested []attr
+// An attr is one netlink attribute, encoded and padded. One that holds others is
+// marked so.
+type attr []byte
+
+func raw(kind uint16, data []byte) attr {
+	a := make(attr, 4, 4+align(len(data)))
+	binary.NativeEndian.PutUint16(a, uint16(4+len(data)))
+	binary.NativeEndian.PutUint16(a[2:], kind)
+	a = append(a, data...)
+	return a[:align(len(a))]
 }
 
-func raw(kind uint16, data []byte) attr     { return attr{kind: kind, data: data} }
-func text(kind uint16, s string) attr       { return attr{kind: kind, data: append([]byte(s), 0)} }
-func nest(kind uint16, nested ...attr) attr { return attr{kind: kind, nested: nested} }
+func text(kind uint16, s string) attr { return raw(kind, append([]byte(s), 0)) }
+
+// number is in network order, as nf_tables speaks.
 func number(kind uint16, n uint32) attr {
-	return attr{kind: kind, data: binary.BigEndian.AppendUint32(nil, n)} // nf_tables speaks network order
+	return raw(kind, []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+func nest(kind uint16, in ...attr) attr {
+	var data []byte
+	for _, a := range in {
+		data = append(data, a...)
+	}
+	return raw(kind|unix.NLA_F_NESTED, data)
 }
 
 func align(n int) int { return (n + 3) &^ 3 }
 
-func (a attr) appendTo(b []byte) []byte {
-	begin := len(b)
-	kind := a.kind
-	if a.nested != nil {
-		kind |= unix.NLA_F_NESTED
+// next splits the first attribute off data: its kind, whether it is marked as one
+// that holds others, and what is in it. It returns no rest when there is none.
+func next(data []byte) (kind uint16, nested bool, in, rest []byte) {
+	if len(data) < 4 {
+		return 0, false, nil, nil
 	}
-	b = binary.NativeEndian.AppendUint16(b, 0)
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	b = append(b, a.data...)
-	for _, n := range a.nested {
-		b = n.appendTo(b)
+	size := int(binary.NativeEndian.Uint16(data))
+	if size < 4 || size > len(data) {
+		return 0, false, nil, nil
 	}
-	binary.NativeEndian.PutUint16(b[begin:], uint16(len(b)-begin))
-	return append(b, make([]byte, align(len(b))-len(b))...)
+	kind = binary.NativeEndian.Uint16(data[2:])
+	return kind & 0x3fff, kind&unix.NLA_F_NESTED != 0, data[4:size], data[min(align(size), len(data)):]
 }
 
-// parse splits data into attributes. It stops at the first that is none.
-func parse(data []byte) []attr {
-	var out []attr
-	for len(data) >= 4 {
-		size := int(binary.NativeEndian.Uint16(data))
-		if size < 4 || size > len(data) {
-			break
+// find returns the n-th attribute of a kind in data, from 0.
+func find(data []byte, kind uint16, n int) ([]byte, bool) {
+	for data != nil {
+		var k uint16
+		var in []byte
+		if k, _, in, data = next(data); k == kind && in != nil {
+			if n == 0 {
+				return in, true
+			}
+			n--
 		}
-		out = append(out, attr{kind: binary.NativeEndian.Uint16(data[2:]) & 0x3fff, data: data[4:size]})
-		data = data[min(align(size), len(data)):]
 	}
-	return out
+	return nil, false
 }
 
 // A message is one change of the table.
@@ -107,7 +119,7 @@ func (c *conn) appendMessage(b []byte, kind, flags uint16, family byte, resource
 	b = append(b, family, 0)
 	b = binary.BigEndian.AppendUint16(b, resource)
 	for _, a := range attrs {
-		b = a.appendTo(b)
+		b = append(b, a...)
 	}
 	binary.NativeEndian.PutUint32(b[begin:], uint32(len(b)-begin))
 	return b

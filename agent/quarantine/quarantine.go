@@ -266,7 +266,7 @@ func (c *conn) same(peers []Peer) (bool, error) {
 		return false, err
 	}
 	tables, err := c.query(unix.NFT_MSG_GETTABLE, false, text(unix.NFTA_TABLE_NAME, Table))
-	if err != nil || len(tables) != 1 || !contains(tables[0], []attr{number(unix.NFTA_TABLE_FLAGS, 0)}) { // a dormant table filters nothing
+	if err != nil || len(tables) != 1 || !contains(tables[0], number(unix.NFTA_TABLE_FLAGS, 0)) { // a dormant table filters nothing
 		return false, err
 	}
 	list, err := c.query(unix.NFT_MSG_GETCHAIN, true, text(unix.NFTA_CHAIN_TABLE, Table))
@@ -293,7 +293,7 @@ func (c *conn) same(peers []Peer) (bool, error) {
 			return false, nil
 		}
 		for i, r := range want {
-			if !contains(got[i], []attr{nest(unix.NFTA_RULE_EXPRESSIONS, r...)}) || count(got[i], unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_LIST_ELEM) != len(r) {
+			if !contains(got[i], nest(unix.NFTA_RULE_EXPRESSIONS, r...)) || count(got[i], unix.NFTA_RULE_EXPRESSIONS) != len(r) {
 				return false, nil
 			}
 		}
@@ -305,7 +305,7 @@ func (c *conn) same(peers []Peer) (bool, error) {
 func only(list [][]byte, want ...attr) [][]byte {
 	var out [][]byte
 	for _, m := range list {
-		if contains(m, want) {
+		if contains(m, want...) {
 			out = append(out, m)
 		}
 	}
@@ -314,42 +314,28 @@ func only(list [][]byte, want ...attr) [][]byte {
 
 // contains reports whether the attributes in data say at least what want says:
 // kernels add attributes of their own. Several of one kind are a list.
-func contains(data []byte, want []attr) bool {
-	have := parse(data)
-	seen := map[uint16]int{}
+func contains(data []byte, want ...attr) bool {
 	for _, w := range want {
-		n := seen[w.kind]
-		seen[w.kind]++
-		i := -1
-		for j, h := range have {
-			if h.kind != w.kind {
-				continue
+		seen := map[uint16]int{}
+		for rest := []byte(w); len(rest) > 0; {
+			kind, nested, in, more := next(rest)
+			have, ok := find(data, kind, seen[kind])
+			if !ok || nested && !contains(have, in) || !nested && !bytes.Equal(have, in) {
+				return false
 			}
-			if n == 0 {
-				i = j
-				break
-			}
-			n--
-		}
-		switch {
-		case i < 0, w.nested != nil && !contains(have[i].data, w.nested), w.nested == nil && !bytes.Equal(have[i].data, w.data):
-			return false
+			seen[kind]++
+			rest = more
 		}
 	}
 	return true
 }
 
-// count returns how many attributes of kind there are in the one called outer.
-func count(data []byte, outer, kind uint16) int {
+// count returns how many members the list called outer has.
+func count(data []byte, outer uint16) int {
+	list, _ := find(data, outer, 0)
 	n := 0
-	for _, o := range parse(data) {
-		if o.kind == outer {
-			for _, a := range parse(o.data) {
-				if a.kind == kind {
-					n++
-				}
-			}
-		}
+	for ok := true; ok; n++ {
+		_, ok = find(list, unix.NFTA_LIST_ELEM, n)
 	}
-	return n
+	return n - 1
 }
