@@ -1,6 +1,7 @@
 package failsafe
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"runtime"
@@ -106,7 +107,7 @@ func TestQuarantineRefused(t *testing.T) {
 	r := reference.Reaction{Do: reference.Quarantine, Deadline: 1000}
 	for words, h := range map[string]*hands{
 		"no address of the verifier":         {network: "/proc/thread-self/ns/net"},
-		"not in the device's network":        {network: "/proc/self/ns/net", verifier: verifierPeers()},
+		"not in the device's network":        {network: fmt.Sprintf("/proc/%d/ns/net", os.Getppid()), verifier: verifierPeers()},
 		"cannot tell the device's network":   {network: "/nonexistent", verifier: verifierPeers()},
 		"never to be touched: network is on": {network: "/proc/thread-self/ns/net", verifier: verifierPeers(), neverTouch: []string{"network"}},
 	} {

@@ -43,7 +43,7 @@ func ports() []port {
 func commands() []string { return []string{"factsd", "factsctl", "factsverifier"} }
 
 // dense are the flags of DENSE in the Makefile, which has the reasons.
-const dense = "-gcflags=all=-l -gcflags=crypto/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...= -gcflags=sync/...="
+const dense = "-gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...="
 
 // A release is what all files of one run have in common.
 type release struct {

@@ -13,7 +13,7 @@ MIOTFACTS_GOMOD = github.com/miotfacts/miotfacts
 MIOTFACTS_BUILD_TARGETS = cmd/factsd
 MIOTFACTS_LDFLAGS = -s -w -buildid= -X main.version=$(MIOTFACTS_VERSION)
 MIOTFACTS_GO_ENV = CGO_ENABLED=0
-MIOTFACTS_BUILD_OPTS = -gcflags=all=-l -gcflags=crypto/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...= -gcflags=sync/...=
+MIOTFACTS_BUILD_OPTS = -gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...=
 
 define MIOTFACTS_USERS
 	factsd -1 factsd -1 * /var/lib/miotfacts - tss miotfacts agent
