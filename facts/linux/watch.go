@@ -160,20 +160,3 @@ func parseInotify(b []byte, fn func(wd int32, mask uint32, name string)) bool {
 	}
 	return true
 }
-
-// below returns the directories directly below dir whose names end like one of
-// suffixes, with a slash at their ends.
-func below(dir string, suffixes ...string) (list []string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	for _, e := range entries {
-		for _, s := range suffixes {
-			if e.IsDir() && strings.HasSuffix(e.Name(), s) {
-				list = append(list, dir+e.Name()+"/")
-			}
-		}
-	}
-	return list
-}
