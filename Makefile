@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label docs deps clean dist deb repro
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,18 @@ size: ## Print the size of factsd for each port; fail above the budget and name 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
 	@ONCE=$(ONCE) $(GO) run ./test/demo
 
+vm: ## Boot an ARM64 machine with measured boot, TPM and our units (VARIANT=...; as root, packages by make deps-vm)
+	@$(GO) run ./test/vm
+
+test-vm-quick: ## Boot it with EDK2 and systemd only: enrolment, crossing, reset while paused, resume
+	MIOTFACTS_VM=quick $(GO) test -count=1 -timeout 10m -v -run TestMachine ./test/vm
+
+test-vm: ## Boot all its variants (VARIANTS="edk2 uboot ..." for some) and print a table
+	MIOTFACTS_VM=most $(GO) test -count=1 -timeout 30m -v -run TestMachine ./test/vm
+
+test-vm-all: ## The same, with 20 power cuts in mid-pause and 20 in mid-resume
+	MIOTFACTS_VM=all $(GO) test -count=1 -timeout 90m -v -run TestMachine ./test/vm
+
 demo-clean: ## Remove what a demo left behind that was killed
 	@test/demo-clean.sh
 
@@ -124,6 +136,9 @@ docs: ## Regenerate docs/facts.md and the manual pages
 
 deps: ## Install the tools that the tests use (Debian, as root); else say what to install
 	@test/deps.sh
+
+deps-vm: ## Install what the virtual machine is made with (Debian, as root); else say what to install
+	@test/vm/deps.sh
 
 dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports
 	$(GO) run ./test/packaging/dist -out bin/dist

@@ -265,7 +265,7 @@ func (l *Lab) InitVerifier() error {
 
 // StartVerifier starts the verifier and waits for its page.
 func (l *Lab) StartVerifier() error {
-	if _, err := l.Start("verifier", l.Path("factsverifier"), "run", "--config", l.Path("verifier/factsverifier.toml")); err != nil {
+	if _, err := l.Start("verifier", filepath.Join(l.Bin, "factsverifier"), "run", "--config", l.Path("verifier/factsverifier.toml")); err != nil {
 		return err
 	}
 	ok := l.Until("the verifier's page", 10*time.Second, func() bool {

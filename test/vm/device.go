@@ -1,0 +1,383 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/miotfacts/miotfacts/test/lab"
+)
+
+// A variant is one way to put the machine together.
+type variant struct {
+	name     string
+	says     string // what is special
+	firmware string // "edk2", "uboot" or "secure"
+	uki      bool   // from an ESP as a unified kernel image
+	esp      bool   // from an ESP by U-Boot's script
+	busybox  bool   // init is busybox's, no systemd
+	armv7    bool   // the agent is the one for 32 bits
+	noTPM    bool   // a key file instead
+	memory   string // what systemd lets both processes have together, "" for all
+}
+
+func variants() []variant {
+	return []variant{
+		{name: "edk2", says: "EDK2 starts the kernel, systemd", firmware: "edk2"},
+		{name: "uboot", says: "U-Boot starts the kernel from an ESP by its script", firmware: "uboot", esp: true},
+		{name: "uki-edk2", says: "EDK2 starts a unified kernel image", firmware: "edk2", uki: true},
+		{name: "uki-uboot", says: "U-Boot starts a unified kernel image", firmware: "uboot", uki: true},
+		{name: "secure", says: "Secure Boot is on, the kernel is signed", firmware: "secure"},
+		{name: "busybox", says: "busybox init, no systemd", firmware: "edk2", busybox: true},
+		{name: "armv7", says: "the agent for 32 bits on the kernel for 64", firmware: "edk2", armv7: true},
+		{name: "no-tpm", says: "no TPM, a key file", firmware: "edk2", noTPM: true},
+		{name: "64-mib", says: "64 MiB for both processes of the agent", firmware: "edk2", memory: "64M"},
+	}
+}
+
+// hardware puts a variant together from a kit.
+func (k *kit) hardware(ctx context.Context, v variant) (hardware, error) {
+	hw := hardware{firmware: v.firmware, kernel: k.kernel, initrd: k.initrd, cmdline: cmdline, root: k.root, noTPM: v.noTPM}
+	if v.busybox {
+		hw.root = k.busy
+	}
+	at := func(name string) string { return filepath.Join(k.dir, v.name+name) }
+	switch {
+	case v.uki:
+		hw.kernel, hw.esp = "", at(".esp")
+		if err := mkuki(ctx, k.boot, k.kernel, k.initrd, hw.cmdline, at(".efi")); err != nil {
+			return hw, err
+		}
+		return hw, mkesp(ctx, hw.esp, map[string]string{"EFI/BOOT/BOOTAA64.EFI": at(".efi")})
+	case v.esp:
+		hw.kernel, hw.esp = "", at(".esp")
+		if err := mkscript(ctx, hw.cmdline, at(".scr")); err != nil {
+			return hw, err
+		}
+		return hw, mkesp(ctx, hw.esp, map[string]string{"kernel": k.kernel, "initrd": k.initrd, "boot.scr": at(".scr")})
+	case v.firmware == "secure":
+		hw.kernel = at(".signed")
+		return hw, sign(ctx, k.dir, k.kernel, hw.kernel)
+	}
+	return hw, nil
+}
+
+// A device is a machine with the agent in it, and its manufacturer and hospital
+// around it.
+type device struct {
+	*lab.Lab
+	m        *machine
+	v        variant
+	id       string
+	verifier *lab.Proc
+	accept   []string // digests of sound boots, in hexadecimal
+}
+
+// bootPCRs are those that the firmware, its programs and the kernel's stub extend.
+// PCR 10 is IMA's, which has no fixed value.
+var bootPCRs = [...]int{0, 1, 2, 3, 4, 5, 6, 7, 9, 11}
+
+// newDevice makes keys and the hospital's side for a machine.
+func newDevice(ctx context.Context, k *kit, v variant) (*device, error) {
+	l, err := lab.New(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.Bin = k.bin
+	d := &device{Lab: l, v: v}
+	hw, err := k.hardware(ctx, v)
+	if err == nil {
+		d.m, err = newMachine(ctx, filepath.Join(l.Dir, "machine"), hw)
+	}
+	if err == nil {
+		err = l.MakeKeys()
+	}
+	if err == nil {
+		// Where the machine finds this one.
+		_, err = l.Ctl("factsverifier", "init", l.Path("verifier"), "--host", "10.0.2.2")
+	}
+	if err == nil {
+		err = l.SignKeyLists()
+	}
+	if err == nil {
+		err = l.ConfigureVerifier()
+	}
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *device) close() {
+	if d.m != nil {
+		d.m.off()
+	}
+	d.Clean()
+}
+
+// digest returns the digest over the boot's PCRs, as a manifest accepts it.
+func (d *device) digest(ctx context.Context) (string, error) {
+	h := sha256.New()
+	for _, n := range bootPCRs {
+		text, err := d.m.run(ctx, fmt.Sprintf("cat /sys/class/tpm/tpm0/pcr-sha256/%d", n))
+		if err != nil {
+			return "", err
+		}
+		value, err := hex.DecodeString(text)
+		if err != nil {
+			return "", err
+		}
+		h.Write(value)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// medical is the cgroup of the medical application.
+func (d *device) medical() string {
+	if d.v.busybox {
+		return "medical"
+	}
+	return "system.slice/medical.service"
+}
+
+// sign makes and signs the manifest, from what the golden boot looked like.
+func (d *device) sign(ctx context.Context, sequence int) error {
+	release, err := d.m.run(ctx, "uname -r")
+	if err != nil {
+		return err
+	}
+	boot := ""
+	if !d.v.noTPM {
+		digest, err := d.digest(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(d.accept, digest) {
+			d.accept = append(d.accept, digest)
+		}
+		var quoted []string
+		for _, a := range d.accept {
+			quoted = append(quoted, strconv.Quote(a))
+		}
+		boot = fmt.Sprintf("[boot]\npcrs = %s\naccept = [%s]\n", strings.ReplaceAll(fmt.Sprint(bootPCRs), " ", ", "), strings.Join(quoted, ", "))
+	}
+	text := fmt.Sprintf(`version = 1
+vendor = %q
+model = %q
+sequence = %d
+valid = { from = 2026-01-01, until = 2035-12-31 }
+enforce = "pause"
+report_every = "2s"
+resume = { signers = 1, lifetime = "1h" }
+%s
+[[app]]
+key = 1000
+name = "app.flow"
+unit = "ml/h"
+min = 0
+max = 1000
+
+[[app]]
+key = 1001
+name = "app.beats"
+unit = "1"
+min = 0
+max = 1000000000
+
+[[integration]]
+fact = "software.kernel"
+equal = %q
+
+[[operating]]
+fact = "app.flow"
+min = 0
+max = 300
+if_absent = "not-appraised"
+
+[[fail_safe]]
+fact = "app.flow"
+min = 0
+max = 500
+hold = "1s"
+if_absent = "not-appraised"
+why = "above 500 ml/h the infusion harms"
+
+[[reaction]]
+do = "tell"
+within = "2s"
+
+[[reaction]]
+do = "freeze"
+target = %q
+within = "5s"
+`, lab.Vendor, lab.Model, sequence, boot, release, d.medical())
+	if err := d.Write("manifest.toml", text); err != nil {
+		return err
+	}
+	if out, err := d.Ctl("factsctl", "manifest", "lint", d.Path("manifest.toml")); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	_, err = d.Ctl("factsctl", "manifest", "sign", d.Path("manifest.toml"), "--key", d.Path("manifest.key"), "--out", d.Path("manifest.cbor"))
+	return err
+}
+
+// hospital starts the verifier, or starts it anew after a new manifest.
+func (d *device) hospital() error {
+	if d.verifier != nil {
+		d.verifier.Stop(syscall.SIGTERM)
+	}
+	if err := d.StartVerifier(); err != nil {
+		return err
+	}
+	d.verifier = d.Procs[len(d.Procs)-1]
+	return nil
+}
+
+// provision puts configuration and references into the machine and starts the
+// agent and the medical application.
+func (d *device) provision(ctx context.Context) error {
+	_, port, _ := strings.Cut(d.Broker, ":")
+	key := `tpm = "/dev/tpmrm0"`
+	if d.v.noTPM {
+		key = `file = "/var/lib/miotfacts/device.key"`
+	}
+	config := fmt.Sprintf(`
+[device]
+vendor = %q
+model = %q
+serial = %q
+[reference]
+manifest = "/var/lib/miotfacts/manifest.cbor"
+key_lists = ["/var/lib/miotfacts/manufacturer-keys.cbor", "/var/lib/miotfacts/operator-keys.cbor"]
+manufacturer_roots = ["/etc/miotfacts/manufacturer-root.pub"]
+operator_roots = ["/etc/miotfacts/operator-root.pub"]
+[key]
+%s
+[clock]
+trusted = true
+[broker]
+url = "tls://10.0.2.2:%s"
+ca = "/etc/miotfacts/broker-ca.pem"
+[application]
+facts_socket = "/run/miotfacts/app/facts.sock"
+users = [0]
+tell_socket = "/run/medical/tell.sock"
+[enforcer]
+users = ["factsd"]
+never_touch = ["sshd.service"]
+`, lab.Vendor, lab.Model, "VM-"+d.v.name, key, port)
+	files := map[string][]byte{"etc/miotfacts/factsd.toml": []byte(config), "etc/flow": []byte("120\n")}
+	for to, from := range map[string]string{
+		"etc/miotfacts/manufacturer-root.pub": "manufacturer-root.key.pub", "etc/miotfacts/operator-root.pub": "operator-root.key.pub",
+		"etc/miotfacts/broker-ca.pem": "verifier/ca.pem", "var/lib/miotfacts/manifest.cbor": "manifest.cbor",
+		"var/lib/miotfacts/manufacturer-keys.cbor": "manufacturer-keys.cbor", "var/lib/miotfacts/operator-keys.cbor": "operator-keys.cbor",
+	} {
+		data, err := os.ReadFile(d.Path(from))
+		if err != nil {
+			return err
+		}
+		files[to] = data
+	}
+	// The second half of the example: the application waits until the latch is clear.
+	drop, err := os.ReadFile("../../configs/systemd/medical-application.conf")
+	if errors.Is(err, os.ErrNotExist) {
+		drop, err = os.ReadFile("configs/systemd/medical-application.conf")
+	}
+	if err != nil {
+		return err
+	}
+	files["etc/systemd/system/medical.service.d/miotfacts.conf"] = uncomment(drop)
+	if d.v.memory != "" {
+		files["etc/systemd/system/miotfacts.slice"] = []byte("[Slice]\nMemoryMax=" + d.v.memory + "\nMemorySwapMax=0\n")
+		for _, unit := range []string{"factsd", "factsd-enforce"} {
+			files["etc/systemd/system/"+unit+".service.d/slice.conf"] = []byte("[Service]\nSlice=miotfacts.slice\n")
+		}
+	}
+	script := "set -e; tar -x -C /; systemctl daemon-reload; systemctl -q enable factsd-enforce factsd medical; systemctl start factsd-enforce factsd medical; sync"
+	if d.v.armv7 {
+		script = "cp /opt/factsd-armv7 /usr/bin/factsd; " + script
+	}
+	if d.v.busybox {
+		script = "set -e; tar -x -C /; cp /opt/factsd.init /etc/init.d/S60factsd; cp /opt/medical.init /etc/init.d/S70medical; /etc/init.d/S60factsd start; /etc/init.d/S70medical start; sync"
+	}
+	packed, err := tarball(files)
+	if err != nil {
+		return err
+	}
+	out, code, err := d.m.link.run(ctx, script, packed, 3*time.Minute)
+	if err != nil || code != 0 {
+		log, _ := d.m.run(ctx, "journalctl --no-pager -n 40 -u factsd -u factsd-enforce -u medical")
+		return fmt.Errorf("cannot start the agent in the machine: exit status %d, %w\n%s\n%s", code, err, out, log)
+	}
+	d.id, err = d.m.run(ctx, "factsd provision -config /etc/miotfacts/factsd.toml 2>/dev/null")
+	return err
+}
+
+// uncomment takes in what an example leaves to the reader.
+func uncomment(text []byte) []byte {
+	var out bytes.Buffer
+	for line := range strings.Lines(string(text)) {
+		bare := strings.TrimPrefix(line, "#")
+		name, _, ok := strings.Cut(bare, "=")
+		if bare != line && (strings.HasPrefix(bare, "[") || ok && !strings.ContainsAny(name, " .")) {
+			line = bare
+		}
+		out.WriteString(line)
+	}
+	return out.Bytes()
+}
+
+func tarball(files map[string][]byte) ([]byte, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, data := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data)), Typeflag: tar.TypeReg}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return buf.Bytes(), err
+}
+
+// admit approves the device and waits until it operates.
+func (d *device) admit() error {
+	if err := d.Enrol(d.id); err != nil {
+		return err
+	}
+	return d.stage("operating", 3*time.Minute)
+}
+
+// stage waits until the verifier sees the device in a stage.
+func (d *device) stage(want string, limit time.Duration) error {
+	var last lab.Device
+	if d.Until("", limit, func() bool { last = d.Device(d.id); return last.Stage == want }) {
+		return nil
+	}
+	return fmt.Errorf("the verifier says after %v: stage %q, want %q; %s %v", limit, last.Stage, want, last.Tier, last.Findings)
+}
+
+// flow sets the set point of the simulated infusion.
+func (d *device) flow(ctx context.Context, n int) error {
+	_, err := d.m.run(ctx, fmt.Sprintf("echo %d >/run/medical/flow.new && mv /run/medical/flow.new /run/medical/flow", n))
+	return err
+}
+
+// starts returns how often the medical application has started.
+func (d *device) starts(ctx context.Context) (string, error) {
+	return d.m.run(ctx, "cat /var/lib/medical-started 2>/dev/null | wc -l")
+}
