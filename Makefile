@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label bench-attest docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -127,6 +127,9 @@ bench-talk: ## Measure packets per second and the time of 1,000 connections of f
 
 bench-label: ## Measure labels: bytes, version of the QR code, signing and scanning, here and in the page in Chromium
 	$(GO) test -run '^$$' -bench '^BenchmarkLabel$$' -benchtime 20x ./label
+
+bench-attest: ## Measure what an attestation costs: TPM, bytes, verifier, each beside its floor and goal
+	@$(GO) test -run '^$$' -bench '^BenchmarkAttest$$' -benchtime 1x ./test/benchattest | grep -v -e Benchmark -e '^goos' -e '^goarch' -e '^pkg' -e '^cpu' -e '^ok' -e PASS
 
 docs: ## Regenerate docs/facts.md and the manual pages
 	@mkdir -p $(DOCS)/man

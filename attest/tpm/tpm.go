@@ -62,6 +62,7 @@ type TPM struct {
 	opt    Options
 	ak     key
 	device key
+	pcrs   []PCR // as they were last read; never trusted without a signed digest
 }
 
 // Open opens the TPM at addr: "/dev/tpmrm0", or "/dev/tpm0" where the kernel has
