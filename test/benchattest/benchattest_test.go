@@ -13,6 +13,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,13 +222,13 @@ func sizes(b *testing.B, d *verifiertest.Device, line printer) {
 	defer root.Close()
 	sources, err := linux.Sources(root, linux.Options{AgentVersion: "0.1.0"})
 	must(b, err)
-	collector, err := facts.NewCollector(sources, time.Second, func() int64 { return time.Now().UnixMilli() })
+	var uptime atomic.Int64 // each time it is asked, a second has passed: rates need two samples
+	collector, err := facts.NewCollector(sources, time.Second, func() int64 { return uptime.Add(1000) })
 	must(b, err)
 	defer collector.Close()
 	var fold facts.Fold
-	for range 3 {
-		fold.Add(collector.Collect(time.Now()))
-		time.Sleep(50 * time.Millisecond) // rates need two samples
+	for i := range 3 {
+		fold.Add(collector.Collect(time.Now().Add(time.Duration(i) * time.Second)))
 	}
 	cadence := map[facts.Key]facts.Cadence{}
 	for _, def := range facts.Catalogue() {
