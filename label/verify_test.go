@@ -120,7 +120,7 @@ func openPage(t testing.TB, frame image.Image, issuers ...label.Issuer) *verifie
 	}
 	call(v, network.Enable, network.EnableParams{})
 	call(v, log.Enable, cdp.Empty{})
-	call(v, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: fmt.Sprintf("Date.now = () => %d", now*1000)})
+	call(v, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: fmt.Sprintf("Date.now = () => %d", int64(now)*1000)})
 	v.do(chromedp.EmulateViewport(375, 900))
 	look(v, chromedp.Navigate((&url.URL{Scheme: "file", Path: file}).String()))
 	call(v, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{MatchedNetworkConditions: []*network.Conditions{{Offline: true}}})

@@ -341,7 +341,6 @@ func (s *setting) vectors(t *testing.T, before []byte) []vector {
 
 	// Enrolment.
 	type identity struct {
-		e       *attest.Enrolment
 		certify tpmtest.Attest
 		key     *ecdsa.PrivateKey
 		ak      uint32 // attributes

@@ -34,8 +34,8 @@ whole is a reference, and both slots of an A/B pair are.`,
 // bootFiles are where the logs of a boot are read. What was not named and is not
 // there is left out.
 type bootFiles struct {
-	firmware, userspace, ima, cmdline, pcrs string
-	named                                   func(flag string) bool
+	firmware, userspace, cmdline, pcrs string
+	named                              func(flag string) bool
 }
 
 func (b *bootFiles) flags(c *cobra.Command) {

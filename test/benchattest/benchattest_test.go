@@ -135,7 +135,7 @@ func quoteTimes(b *testing.B, e *tpmtest.Emulator, line printer) {
 		templates = append(templates, tpm2.New2B(*template))
 		key, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: templates[i]}.Execute(e)
 		must(b, err)
-		kept = append(kept, tpm2.TPMHandle(0x81018f00+i))
+		kept = append(kept, tpm2.TPMHandle(0x81018f00)+tpm2.TPMHandle(i))
 		_, err = tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: key.ObjectHandle, Name: key.Name}, PersistentHandle: kept[i]}.Execute(e)
 		must(b, err)
 		_, err = tpm2.FlushContext{FlushHandle: key.ObjectHandle}.Execute(e)

@@ -49,7 +49,7 @@ func main() {
 			application(os.Args[2])
 			return
 		case "spin":
-			for {
+			for n := uint64(1); n != 0; n++ { // until it is killed
 			}
 		case "rewrite":
 			rewrite(os.Args[2])

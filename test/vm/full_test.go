@@ -178,7 +178,7 @@ func (b *bench) changed(ctx context.Context, k *kit, d *device) {
 			d.m.hw = hw
 			defer func() { d.m.hw = sound }()
 			seen := d.Device(d.id).Sequence
-			if err := errors.Join(d.m.start(ctx, ""), d.m.up(ctx)); err != nil {
+			if err := errors.Join(d.m.start(ctx), d.m.up(ctx)); err != nil {
 				return "", err
 			}
 			var words string

@@ -194,20 +194,3 @@ func (m *monitor) execute(command string, arguments any) (json.RawMessage, error
 		}
 	}
 }
-
-// human executes a command of the monitor for people, which says nothing when
-// it has worked.
-func (m *monitor) human(command string) error {
-	data, err := m.execute("human-monitor-command", map[string]string{"command-line": command})
-	if err != nil {
-		return err
-	}
-	var said string
-	if err := json.Unmarshal(data, &said); err != nil {
-		return err
-	}
-	if said = strings.TrimSpace(said); said != "" {
-		return fmt.Errorf("cannot execute %s: %s", command, said)
-	}
-	return nil
-}

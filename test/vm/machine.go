@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -72,8 +71,8 @@ func newMachine(ctx context.Context, dir string, hw hardware) (*machine, error) 
 
 func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
 
-// start switches the machine on. snapshot names a state to go on from, or is "".
-func (m *machine) start(ctx context.Context, snapshot string) error {
+// start switches the machine on.
+func (m *machine) start(ctx context.Context) error {
 	for _, name := range []string{"tpm.sock", "qmp.sock", "link.sock"} {
 		os.Remove(m.path(name))
 	}
@@ -111,9 +110,6 @@ func (m *machine) start(ctx context.Context, snapshot string) error {
 		}
 		args = append(args, "-chardev", "socket,id=tpm,path="+m.path("tpm.sock"), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm0")
 	}
-	if snapshot != "" {
-		args = append(args, "-loadvm", snapshot)
-	}
 	m.qemu = exec.Command("qemu-system-aarch64", args...)
 	m.qemu.SysProcAttr = dies
 	errs, err := os.OpenFile(m.path("qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -134,12 +130,7 @@ func (m *machine) start(ctx context.Context, snapshot string) error {
 	if m.link, err = openLink(ctx, m.path("link.sock")); err != nil {
 		return errors.Join(err, m.said())
 	}
-	if snapshot == "" {
-		return nil
-	}
-	// The kernel's clock stood still.
-	_, err = m.run(ctx, "hwclock -s --utc || date -s @"+strconv.FormatInt(time.Now().Unix(), 10))
-	return err
+	return nil
 }
 
 // said returns what QEMU and the console said last, as an error.
@@ -193,15 +184,6 @@ func (m *machine) awaits(ctx context.Context, d time.Duration, what, script stri
 	return fmt.Errorf("waited %v in the machine for: %s; last: %s", d, what, strings.TrimSpace(last))
 }
 
-// put writes a file in the machine, whole or not at all.
-func (m *machine) put(ctx context.Context, path string, data []byte) error {
-	out, code, err := m.link.run(ctx, fmt.Sprintf("mkdir -p $(dirname %[1]s) && cat >%[1]s.new && mv %[1]s.new %[1]s && sync", path), data, time.Minute)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("cannot write %s in the machine: %s", path, out)
-	}
-	return err
-}
-
 // reset is the reset button: nothing is told, nothing is written.
 func (m *machine) reset(ctx context.Context) error {
 	m.began = time.Now()
@@ -214,18 +196,6 @@ func (m *machine) reset(ctx context.Context) error {
 // cable plugs the network in or out.
 func (m *machine) cable(in bool) error {
 	_, err := m.qmp.execute("set_link", map[string]any{"name": "net", "up": in})
-	return err
-}
-
-// save keeps the whole state, that of the TPM included, in the disk's image.
-func (m *machine) save(name string) error { return m.qmp.human("savevm " + name) }
-
-// load goes back to a state.
-func (m *machine) load(ctx context.Context, name string) error {
-	if err := m.qmp.human("loadvm " + name); err != nil {
-		return err
-	}
-	_, err := m.run(ctx, "hwclock -s --utc")
 	return err
 }
 

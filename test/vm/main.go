@@ -69,7 +69,7 @@ func interactive(ctx context.Context, name string) (err error) {
 	}
 	defer d.close()
 	say("Booting; it takes about 20 s on a free core. The console's log is %s.", d.m.path("console.log"))
-	if err := d.m.start(ctx, ""); err != nil {
+	if err := d.m.start(ctx); err != nil {
 		return err
 	}
 	if err := d.m.up(ctx); err != nil {

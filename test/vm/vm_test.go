@@ -140,7 +140,7 @@ func (b *bench) variant(ctx context.Context, k *kit, v variant, how string) erro
 	defer d.close()
 	m := d.m
 	if !b.check(v.name, "boots", func() (string, error) {
-		if err := m.start(ctx, ""); err != nil {
+		if err := m.start(ctx); err != nil {
 			return "", err
 		}
 		if err := m.up(ctx); err != nil {
@@ -323,14 +323,23 @@ func (d *device) resume(ctx context.Context) (string, error) {
 	if err := d.flow(ctx, 120); err != nil && d.v.busybox {
 		return "", err
 	}
-	p := d.Device(d.id).Pause
-	if p == nil {
-		return "", errors.New("the verifier knows of no pause")
+	// A command to a device that is not connected, as after a reset, is lost: the
+	// operator sees that it is still paused, and gives another.
+	var err error
+	given := 0
+	for ; given == 0 || err != nil && given < 8; given++ {
+		now := d.Device(d.id)
+		if now.Stage == "paused" {
+			if now.Pause == nil {
+				return "", errors.New("the verifier knows of no pause")
+			}
+			if err := d.Resume(d.id, now.Pause.ID); err != nil {
+				return "", err
+			}
+		}
+		err = d.stage("operating", 20*time.Second)
 	}
-	if err := d.Resume(d.id, p.ID); err != nil {
-		return "", err
-	}
-	if err := d.stage("operating", 3*time.Minute); err != nil {
+	if err != nil {
 		return "", err
 	}
 	script := "systemctl -q is-active medical && ! grep -qx 'frozen 1' /sys/fs/cgroup/" + d.medical() + "/cgroup.events"
