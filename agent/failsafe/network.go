@@ -88,11 +88,14 @@ func (h *hands) open(ctx context.Context) (string, error) {
 }
 
 // VerifierPeers reads the verifier's addresses. Without any, that of the broker
-// counts where it is a number.
+// counts where it is a number and another machine's.
 func VerifierPeers(configured []string, broker string) ([]quarantine.Peer, error) {
 	if len(configured) == 0 {
 		a, err := netip.ParseAddrPort(broker)
 		if err != nil {
+			return nil, nil
+		}
+		if _, _, err := reference.ParsePeer(a.String()); err != nil {
 			return nil, nil
 		}
 		configured = []string{a.String()}

@@ -131,7 +131,7 @@ func TestVerifierPeers(t *testing.T) {
 		ok         bool
 	}{
 		{nil, "192.0.2.2:8883", "192.0.2.2:8883", true}, {nil, "[2001:db8::2]:8883", "[2001:db8::2]:8883", true},
-		{nil, "verifier.example:8883", "", true}, {nil, "", "", true},
+		{nil, "verifier.example:8883", "", true}, {nil, "", "", true}, {nil, "127.0.0.1:8883", "", true}, {nil, "[::1]:8883", "", true},
 		{[]string{"198.51.100.0/25", "192.0.2.53:53"}, "192.0.2.2:8883", "198.51.100.0/25 192.0.2.53:53", true},
 		{[]string{"verifier.example"}, "", "", false}, {[]string{"0.0.0.0/0"}, "", "", false},
 	} {
