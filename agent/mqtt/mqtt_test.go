@@ -217,7 +217,9 @@ func (v *verifier) send(payloads ...[]byte) {
 	if err != nil {
 		v.t.Error(err)
 	}
-	v.client.Publish(topic("receipt"), 1, false, data)
+	// QoS 0: with more the library races with itself when it connects again, and a
+	// receipt that is lost is given again.
+	v.client.Publish(topic("receipt"), 0, false, data)
 }
 
 // messages returns what arrived, but for states.

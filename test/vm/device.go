@@ -307,10 +307,20 @@ never_touch = ["sshd.service"]
 	}
 	script := "set -e; tar -x -C /; systemctl daemon-reload; systemctl -q enable factsd-enforce factsd medical; systemctl start factsd-enforce factsd medical; sync"
 	if d.v.armv7 {
+		allow, err := os.ReadFile("../../configs/systemd/32-bit.conf")
+		if errors.Is(err, os.ErrNotExist) {
+			allow, err = os.ReadFile("configs/systemd/32-bit.conf")
+		}
+		if err != nil {
+			return err
+		}
+		for _, unit := range []string{"factsd", "factsd-enforce"} {
+			files["etc/systemd/system/"+unit+".service.d/32-bit.conf"] = allow
+		}
 		script = "cp /opt/factsd-armv7 /usr/bin/factsd; " + script
 	}
 	if d.v.busybox {
-		script = "set -e; tar -x -C /; cp /opt/factsd.init /etc/init.d/S60factsd; cp /opt/medical.init /etc/init.d/S70medical; /etc/init.d/S60factsd start; /etc/init.d/S70medical start; sync"
+		script = "set -e; tar -x -C /; cp /opt/factsd.init /etc/init.d/S60factsd; cp /opt/medical.init /etc/init.d/S70medical; chmod 755 /etc/init.d/S60factsd /etc/init.d/S70medical; /etc/init.d/S60factsd start; /etc/init.d/S70medical start; sync"
 	}
 	packed, err := tarball(files)
 	if err != nil {

@@ -333,8 +333,10 @@ func (d *device) resume(ctx context.Context) (string, error) {
 			if now.Pause == nil {
 				return "", errors.New("the verifier knows of no pause")
 			}
-			if err := d.Resume(d.id, now.Pause.ID); err != nil {
-				return "", err
+			if now.Pause.ID != "" { // else its enforcer has not been asked yet
+				if err := d.Resume(d.id, now.Pause.ID); err != nil {
+					return "", err
+				}
 			}
 		}
 		err = d.stage("operating", 20*time.Second)
