@@ -23,7 +23,6 @@ want mosquitto command -v mosquitto
 want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
 want nftables command -v nft # another reader of the packet filter
-want iproute2 command -v ip
 want socat command -v socat
 want iproute2 command -v ip
 want util-linux command -v nsenter # and unshare
@@ -37,6 +36,8 @@ want tcpdump command -v tcpdump
 want rauc command -v rauc
 want squashfs-tools command -v mksquashfs
 want mmdb-bin command -v mmdblookup
+want shellcheck command -v shellcheck
+want lintian command -v lintian
 
 [ -n "$missing" ] || exit 0
 

@@ -25,7 +25,7 @@ func TestDistribution(t *testing.T) {
 	t.Run("boot", func(t *testing.T) { testBoot(t, dist) })
 	t.Run("lintian", func(t *testing.T) {
 		lintian := program(t, "lintian", "lintian")
-		out, err := command([]string{"HOME=" + dist}, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"))
+		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"))
 		if err != nil {
 			t.Errorf("lintian: %v\n%s", err, out)
 		}
