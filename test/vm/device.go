@@ -327,9 +327,12 @@ never_touch = ["sshd.service"]
 		return err
 	}
 	out, code, err := d.m.link.run(ctx, script, packed, 3*time.Minute)
-	if err != nil || code != 0 {
+	if err == nil && code != 0 {
+		err = fmt.Errorf("exit status %d", code)
+	}
+	if err != nil {
 		log, _ := d.m.run(ctx, "journalctl --no-pager -n 40 -u factsd -u factsd-enforce -u medical")
-		return fmt.Errorf("cannot start the agent in the machine: exit status %d, %w\n%s\n%s", code, err, out, log)
+		return fmt.Errorf("cannot start the agent in the machine: %w\n%s\n%s", err, out, log)
 	}
 	d.id, err = d.m.run(ctx, "factsd provision -config /etc/miotfacts/factsd.toml 2>/dev/null")
 	return err

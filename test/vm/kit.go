@@ -236,7 +236,7 @@ mkdir -p /run/medical /sys/fs/cgroup/medical
 ln -sf /run/miotfacts/app/facts.sock /run/medical/app.sock
 cp /etc/flow /run/medical/flow
 echo "$(/usr/bin/factsd status | grep latch) $(cat /proc/uptime)" >>/var/lib/medical-started
-start-stop-daemon -S -b -x /bin/sh -- -c 'echo $$ >/sys/fs/cgroup/medical/cgroup.procs; exec /opt/guest infusion /run/medical'
+start-stop-daemon -S -b -m -p /run/medical.pid -x /bin/sh -- -c 'echo $$ >/sys/fs/cgroup/medical/cgroup.procs; exec /opt/guest infusion /run/medical'
 `,
 	} {
 		mode := fs.FileMode(0o644)
