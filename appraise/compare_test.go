@@ -1,6 +1,7 @@
 package appraise_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -148,6 +149,49 @@ func TestIntegration(t *testing.T) {
 	}
 	if got := appraise.Integration(nil); got != appraise.Undecided {
 		t.Errorf("no rule at all: %s", got)
+	}
+}
+
+// TestBootAccept wants a device that is not admitted with a boot that the manifest
+// does not accept, though all its other rules pass.
+func TestBootAccept(t *testing.T) {
+	w := referencetest.New(t)
+	const pcrDigest facts.Key = 12
+	sound, other, third := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32), bytes.Repeat([]byte{3}, 32)
+	alone := &reference.Boot{PCRs: []int{4}, Accept: [][]byte{sound, other}}
+	group := []reference.BootGroup{{Name: "system", Versions: []reference.BootVersion{{Name: "1", Events: []reference.BootEvent{{PCR: 4, What: 5, Digest: sound}}}}}}
+	own := []reference.Rule{{Fact: pcrDigest, Op: reference.Equal, Values: []facts.Value{facts.BytesValue(third)}}}
+	for _, tt := range []struct {
+		name   string
+		boot   *reference.Boot
+		groups []reference.BootGroup
+		own    []reference.Rule
+		x      facts.Reading
+		want   appraise.Outcome
+	}{
+		{"accepted", alone, nil, nil, ok(pcrDigest, facts.BytesValue(other)), appraise.Passed},
+		{"another boot", alone, nil, nil, ok(pcrDigest, facts.BytesValue(third)), appraise.Failed},
+		{"no TPM", alone, nil, nil, facts.Reading{Key: pcrDigest, Status: facts.Absent}, appraise.Failed},
+		{"a TPM that fails", alone, nil, nil, facts.Reading{Key: pcrDigest, Status: facts.Unreadable}, appraise.Undecided},
+		{"not known yet", alone, nil, nil, facts.Reading{Key: pcrDigest, Status: facts.Pending}, appraise.Undecided},
+		{"nothing to accept", &reference.Boot{PCRs: []int{4}, Accept: [][]byte{}}, nil, nil, ok(pcrDigest, facts.BytesValue(third)), appraise.Passed},
+		{"the verifier looks at events", alone, group, nil, ok(pcrDigest, facts.BytesValue(third)), appraise.Passed},
+		{"and the manufacturer's rule", alone, group, own, ok(pcrDigest, facts.BytesValue(other)), appraise.Failed},
+		{"the manufacturer's rule alone", alone, nil, own, ok(pcrDigest, facts.BytesValue(third)), appraise.Passed},
+	} {
+		m := referencetest.Example()
+		m.Boot, m.BootEvents, m.Integration = tt.boot, tt.groups, append(m.Integration, tt.own...)
+		ref := w.Open(t, m)
+		results := appraise.NewComparison(ref).Compare(facts.Snapshot{Readings: []facts.Reading{ok(6, facts.IntValue(9000)), tt.x}})
+		if got := appraise.Integration(results); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+		if tt.name != "another boot" {
+			continue
+		}
+		if text := appraise.Explain(ref, results[1]); !strings.HasPrefix(text, "integration: boot.pcr_digest is 0303") || !strings.HasSuffix(text, "(boot.accept)") {
+			t.Errorf("%s: %s", tt.name, text)
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ func (m *Manifest) Check() []Problem {
 	for _, s := range []struct {
 		name  string
 		rules []Rule
-	}{{"integration", m.Integration}, {"operating", m.Operating}, {"fail_safe", m.FailSafe}} {
+	}{{"integration", m.Rules(StageIntegration)}, {"operating", m.Operating}, {"fail_safe", m.FailSafe}} {
 		if len(s.rules) > MaxRules {
 			c.bad(s.name, "merge rules", "%d rules, the limit is %d", len(s.rules), MaxRules)
 			continue

@@ -10,6 +10,7 @@ package reference
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/miotfacts/miotfacts/facts"
 )
@@ -127,8 +128,10 @@ type Silence struct {
 
 // Boot is the boot state that a quote must prove.
 type Boot struct {
-	PCRs   []int    `cbor:"1,keyasint"` // selection in the SHA-256 bank, ascending, 0 to 23
-	Accept [][]byte `cbor:"2,keyasint"` // SHA-256 over the selected values, any of several sound boots; empty: the selection is reported and not appraised
+	PCRs []int `cbor:"1,keyasint"` // selection in the SHA-256 bank, ascending, 0 to 23
+	// SHA-256 over the selected values, any of several sound boots. Alone it is a rule
+	// of integration as well. Empty: the selection is reported and not appraised.
+	Accept [][]byte `cbor:"2,keyasint"`
 }
 
 // ResumePolicy says what it takes to end a pause.
@@ -138,10 +141,14 @@ type ResumePolicy struct {
 }
 
 // Rules returns the rules of the three comparisons by the stage they belong to:
-// integration, operating, or paused for the fail-safe extremes.
+// integration, operating, or paused for the fail-safe extremes. To those of
+// integration belongs, after all others, the one that Boot.Accept means.
 func (m *Manifest) Rules(s Stage) []Rule {
 	switch s {
 	case StageIntegration:
+		if r, ok := m.bootRule(); ok {
+			return append(slices.Clip(m.Integration), r)
+		}
 		return m.Integration
 	case StageOperating:
 		return m.Operating
@@ -149,6 +156,24 @@ func (m *Manifest) Rules(s Stage) []Rule {
 		return m.FailSafe
 	}
 	return nil
+}
+
+// factPCRDigest is the wire key of boot.pcr_digest.
+const factPCRDigest facts.Key = 12
+
+// bootRule returns the rule by which the device itself is not admitted with a boot
+// that Boot.Accept does not name. There is none where BootEvents can be enough,
+// which only the verifier looks at, and where the manifest has a rule of its own.
+func (m *Manifest) bootRule() (Rule, bool) {
+	own := func(r Rule) bool { return r.Fact == factPCRDigest }
+	if m.Boot == nil || len(m.Boot.Accept) == 0 || len(m.BootEvents) > 0 || slices.ContainsFunc(m.Integration, own) {
+		return Rule{}, false
+	}
+	r := Rule{Fact: factPCRDigest, Op: OneOf, Why: "boot.accept"}
+	for _, d := range m.Boot.Accept {
+		r.Values = append(r.Values, facts.BytesValue(d))
+	}
+	return r, true
 }
 
 // Vocabulary returns the catalogue with the manifest's application facts.

@@ -344,7 +344,7 @@ func (j *judge) admitted(results []appraise.Result) {
 			continue
 		}
 		// Facts of the boot stay as they were when the device was admitted.
-		if def, _ := j.ref.Vocabulary().ByKey(m.Integration[x.Index].Fact); def.Cadence == facts.Boot {
+		if def, _ := j.ref.Vocabulary().ByKey(m.Rules(x.Stage)[x.Index].Fact); def.Cadence == facts.Boot {
 			j.find(ReasonClaim, TierContraindicated, "the device claims to operate, and its boot deviates: %s", appraise.Explain(j.ref, x))
 		}
 	}

@@ -395,6 +395,7 @@ func TestBootState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	d.Set(verifiertest.PCRDigest, facts.BytesValue(digest))
 	edition(digest)
 	r = d.Accepted(d.Message(attest.KindBoot))
 	result, err := verifier.OpenResult(r.Result, f.World.Result.Public())
@@ -409,6 +410,10 @@ func TestBootState(t *testing.T) {
 	r = d.Accepted(d.Message(attest.KindRoutine)) // still of that boot
 	if r.Tier != verifier.TierContraindicated || !has(r.Findings, verifier.ReasonBootState, verifier.TierContraindicated) {
 		t.Errorf("another boot state: %+v", r.Findings)
+	}
+	// A device that says it operates with such a boot did not compare.
+	if !has(r.Findings, verifier.ReasonClaim, verifier.TierContraindicated) {
+		t.Errorf("operating with another boot state: %+v", r.Findings)
 	}
 
 	// A quote over other PCRs, over other bytes, by another key.

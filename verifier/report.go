@@ -194,7 +194,7 @@ func (v *Verifier) checkReference(d *Device, c *checked, known bool) error {
 		return refuse(ReasonMeasRes, "report %d of device %s: %v", b.Sequence, d.UEID, err)
 	}
 	// Decode has refused rules that are named twice.
-	if rules := len(m.Integration) + len(m.Operating) + len(m.FailSafe); len(claimed) != rules {
+	if rules := len(m.Rules(reference.StageIntegration)) + len(m.Operating) + len(m.FailSafe); len(claimed) != rules {
 		return refuse(ReasonMeasRes, "report %d of device %s has results of %d rules, the manifest has %d", b.Sequence, d.UEID, len(claimed), rules)
 	}
 	return nil

@@ -26,6 +26,7 @@ import (
 // Wire keys of the facts in referencetest.Example.
 const (
 	BootTotal facts.Key = 6
+	PCRDigest facts.Key = 12
 	CPUUsage  facts.Key = 20
 	Listening facts.Key = 70
 	AppFlow   facts.Key = 1000
@@ -210,7 +211,7 @@ func (d *Device) Report(kind attest.Kind) *attest.Report {
 		b.Stage = reference.StageIntegration
 	}
 	whole := kind == attest.KindBoot || kind == attest.KindChallenge
-	r.SetFacts(&fold, func(k facts.Key) bool { return whole || k != BootTotal })
+	r.SetFacts(&fold, func(k facts.Key) bool { return whole || k != BootTotal && k != PCRDigest })
 	b.Sequence, b.Previous = d.Sequence+1, d.Digest
 	return r
 }
