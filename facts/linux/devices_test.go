@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -233,99 +232,4 @@ func TestFixtureIsSealed(t *testing.T) {
 			t.Errorf("%s is %v, which is this machine's", name, r.Value)
 		}
 	}
-}
-
-// A damage is one way in which a file is not as it should be.
-type damage struct {
-	name   string
-	do     func(path string, sound []byte) error
-	status facts.Status // that a fact gets which depends on the file; OK where it differs
-}
-
-var damages = []damage{
-	{"cut", func(p string, b []byte) error { return os.WriteFile(p, b[:len(b)/2], 0o644) }, facts.OK},
-	{"empty", func(p string, _ []byte) error { return os.WriteFile(p, nil, 0o644) }, facts.Malformed},
-	{"garbage", func(p string, _ []byte) error {
-		return os.WriteFile(p, []byte("\xff\xfe\x00garbage \x80[none\n\n=:=\xc3("), 0o644)
-	}, facts.Malformed},
-	{"long", func(p string, b []byte) error {
-		return os.WriteFile(p, bytes.Repeat([]byte{'9'}, 1<<16), 0o644)
-	}, facts.OK},
-	{"directory", func(p string, _ []byte) error { return os.Mkdir(p, 0o755) }, facts.Unreadable},
-	{"loop", func(p string, _ []byte) error { return os.Symlink(filepath.Base(p), p) }, facts.Unreadable},
-	{"escape", func(p string, _ []byte) error { return os.Symlink("/etc/passwd", p) }, facts.Unreadable},
-}
-
-// TestDamagedTrees damages each file of each fixture in each way. Nothing
-// panics, every fact is reported, and a fact whose file is empty, garbage or
-// unreadable says so: it is never ok with another value.
-func TestDamagedTrees(t *testing.T) {
-	for _, name := range deviceNames(t) {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "root")
-			if err := os.CopyFS(dir, os.DirFS(filepath.Join(devices, name))); err != nil {
-				t.Fatal(err)
-			}
-			root := openRoot(t, dir)
-			sound := readTwice(t, root)
-			for _, path := range files(t, dir) {
-				content, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, d := range damages {
-					if err := os.Remove(path); err != nil {
-						t.Fatal(err)
-					}
-					if err := d.do(path, content); err != nil {
-						t.Fatal(err)
-					}
-					root := openRoot(t, dir)
-					got := readTwice(t, root)
-					root.Close()
-					rel, _ := filepath.Rel(dir, path)
-					for fact, r := range got {
-						if was := sound[fact]; r.Status == was.Status && r.Value.String() == was.Value.String() {
-							continue
-						}
-						if d.status != facts.OK && r.Status != d.status && !lawful(rel, d.name) {
-							t.Errorf("%s %s: %s is %s %v %s", rel, d.name, fact, r.Status, r.Value, r.Reason)
-						}
-					}
-					if err := os.RemoveAll(path); err != nil {
-						t.Fatal(err)
-					}
-					if err := os.WriteFile(path, content, 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		})
-	}
-}
-
-// lawful reports whether a kernel could show a file like this: then it is no damage.
-func lawful(path, damage string) bool {
-	switch path {
-	case "proc/modules", "proc/net/ipv6_route", "etc/resolv.conf", "proc/sys/kernel/core_pattern": // none is loaded, there, named
-		if damage == "empty" {
-			return true
-		}
-	}
-	return path == "sys/class/net/bonding_masters" || // what is in it is no fact
-		strings.HasSuffix(path, "/dm/uuid") // a mapping of any name, or none
-}
-
-// files returns the regular files below dir.
-func files(t *testing.T, dir string) (paths []string) {
-	t.Helper()
-	if err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			paths = append(paths, p)
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return paths
 }

@@ -52,13 +52,9 @@ func raplZones(root *Root, dir string, names []string) ([]sensor, fault) {
 			continue
 		}
 		zone := dir + "/" + n
-		b, f := root.readFile(zone + "/name")
+		name, f := root.readText(zone + "/name")
 		if f.is() {
 			return nil, f
-		}
-		name, f := parseText(b)
-		if f.is() {
-			return nil, malformed("/" + zone + "/name: " + f.reason)
 		}
 		sub := strings.Count(n, ":") > 1
 		if sub && string(name) != "dram" {
@@ -288,12 +284,9 @@ func (r *Root) supplies() ([]supply, fault) {
 	var found []supply
 	for _, n := range names {
 		s := supply{dir: supplyClass + "/" + n}
-		kind, f := r.readFile(s.dir + "/type")
+		kind, f := r.readText(s.dir + "/type")
 		if f.status == facts.Absent {
 			continue
-		}
-		if !f.is() {
-			kind, f = parseText(kind)
 		}
 		if f.is() {
 			return nil, f

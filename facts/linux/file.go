@@ -109,14 +109,15 @@ func gone(err error) bool {
 	return err == unix.ENODEV || err == unix.ENXIO || err == unix.ENOENT || err == unix.ESTALE
 }
 
-// readInt reads a file that holds one decimal number.
+// readInt reads a file that holds one decimal number. The kernel ends it with a
+// line feed; one without is cut, and half a number would pass for a number.
 func (f *file) readInt() (int64, fault) {
 	b, bad := f.read()
 	if bad.is() {
 		return 0, bad
 	}
 	n, ok := parseInt(b)
-	if !ok {
+	if !ok || b[len(b)-1] != '\n' {
 		return 0, f.malformed("is not a number")
 	}
 	return n, fault{}
@@ -182,6 +183,22 @@ func parseText(b []byte) ([]byte, fault) {
 		return nil, malformed(fmt.Sprintf("the text has %d bytes, the limit is %d", len(b), facts.MaxText))
 	case !utf8.Valid(b):
 		return nil, malformed("the text is not UTF-8")
+	}
+	return b, fault{}
+}
+
+// readText reads a file in which the kernel shows one text: sysfs and sysctl end
+// it with a line feed, the device tree with NUL. One without is cut.
+func (r *Root) readText(path string) ([]byte, fault) {
+	b, f := r.readFile(path)
+	if f.is() {
+		return nil, f
+	}
+	if n := len(b); n > 0 && b[n-1] != '\n' && b[n-1] != 0 {
+		return nil, malformed("/" + path + ": the text is cut")
+	}
+	if b, f = parseText(b); f.is() {
+		return nil, malformed("/" + path + ": " + f.reason)
 	}
 	return b, fault{}
 }

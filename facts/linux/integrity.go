@@ -182,11 +182,8 @@ func parseRootHash(cmdline []byte) ([]byte, fault) {
 }
 
 func readCmdline(r *Root, o *out) {
-	b, f := r.readFile("proc/cmdline")
+	b, f := r.readText("proc/cmdline")
 	o.text(0, b, f)
-	if !f.is() {
-		_, f = parseText(b) // all of it is what it should be
-	}
 	if f.is() {
 		o.faults(f)
 		return
@@ -260,11 +257,12 @@ func readHardening(r *Root, o *out) {
 		f = malformed("ptrace_scope is not 0 to 3")
 	}
 	o.outcome(3, scope, f)
-	b, f := r.readFile("proc/sys/kernel/core_pattern")
-	if !f.is() && len(bytes.TrimRight(b, "\n")) == 0 {
+	const pattern = "proc/sys/kernel/core_pattern"
+	if b, _ := r.readFile(pattern); string(b) == "\n" {
 		o.ok(4, facts.TextValue("")) // lawful: no core file has a name (core(5))
 		return
 	}
+	b, f := r.readText(pattern)
 	o.text(4, b, f)
 }
 

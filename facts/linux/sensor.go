@@ -205,13 +205,9 @@ type hwmonDevice struct {
 }
 
 func openHwmon(root *Root, dir string) (*hwmonDevice, fault) {
-	b, f := root.readFile(dir + "/name")
+	name, f := root.readText(dir + "/name")
 	if f.is() {
 		return nil, f
-	}
-	name, f := parseText(b)
-	if f.is() {
-		return nil, malformed("/" + dir + "/name: " + f.reason)
 	}
 	attrs, f := root.list(dir)
 	if f.is() {

@@ -96,7 +96,7 @@ type software struct {
 }
 
 func (s *software) read(o *out) {
-	b, f := s.root.readFile("proc/sys/kernel/osrelease")
+	b, f := s.root.readText("proc/sys/kernel/osrelease")
 	o.text(0, b, f)
 
 	b, f = s.root.readFile("etc/os-release")
@@ -109,7 +109,7 @@ func (s *software) read(o *out) {
 	o.text(1, b, f)
 
 	for _, path := range []string{"sys/class/dmi/id/bios_version", "proc/device-tree/chosen/bootloader/version", "proc/device-tree/model"} {
-		if b, f = s.root.readFile(path); f.status != facts.Absent {
+		if b, f = s.root.readText(path); f.status != facts.Absent {
 			break
 		}
 	}
