@@ -278,6 +278,9 @@ func (c *checker) reaction() {
 		if r.OnlyIf > IfFailed || r.OnlyIf != 0 && i == 0 {
 			c.bad(at+".only_if", `remove it, or write only_if = "failed" in a later step`, "condition %d of step %d: there is no step before it, or the condition is unknown", r.OnlyIf, i)
 		}
+		if r.Do == Prepare && i > 0 {
+			c.bad(at+".do", "make it the first step", "prepare is step %d: what came before may have stopped the application already", i)
+		}
 		if r.Do == Quarantine && slices.ContainsFunc(m.Reaction[:i], func(b Reaction) bool { return b.Do == Quarantine }) {
 			c.bad(at+".do", "name all peers in one step", "a second quarantine")
 		}

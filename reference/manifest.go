@@ -199,7 +199,7 @@ func name(names []string, i int, kind string) string {
 var (
 	enforceNames  = []string{"", "observe", "alarm", "pause"}
 	opNames       = []string{"", "range", "equal", "one_of", "subset_of", "superset_of", "absent"}
-	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit", "quarantine", "mask-unit", "block-usb", "gpio", "led", "beep", "sysfs", "hook"}
+	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit", "quarantine", "mask-unit", "block-usb", "gpio", "led", "beep", "sysfs", "hook", "prepare"}
 	onlyIfNames   = []string{"", "failed"}
 	absentNames   = []string{"", "deviates", "not-appraised"} // AbsentPolicy + 1
 	stageNames    = []string{"unknown", "integration", "operating", "paused"}

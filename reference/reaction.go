@@ -34,6 +34,7 @@ const (
 	Beep       ReactionKind = 10 // sound the input device Target with Value Hz, again and again until the resume
 	Sysfs      ReactionKind = 11 // write Value to the file Target that the device's configuration lists; put back on resume
 	Hook       ReactionKind = 12 // run the hook Target of the device with the word "pause"; with "resume" on resume
+	Prepare    ReactionKind = 13 // tell the application that a pause comes, let it reach a safe state until Deadline, tell it that the pause holds; first step only
 )
 
 // OnlyIf is a condition under which a step is done at all.
@@ -122,7 +123,7 @@ func isUnit(s string) bool {
 // check returns what is wrong, in which field, and what to do about it.
 func (r Reaction) check() (field, fix string, err error) {
 	switch r.Do {
-	case Tell, Quarantine, BlockUSB:
+	case Tell, Prepare, Quarantine, BlockUSB:
 		if r.Target != "" {
 			return "target", "remove target", fmt.Errorf("%s has no target: what it means is configured on the device", r.Do)
 		}

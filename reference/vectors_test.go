@@ -134,6 +134,11 @@ func steps() *reference.Manifest {
 	return &m
 }
 
+// prepares makes the first step of a chain one that waits for the application.
+func prepares(m *reference.Manifest) {
+	m.Reaction[0] = reference.Reaction{Do: reference.Prepare, Deadline: 10000}
+}
+
 func allVectors(t *testing.T, w *world) []vector {
 	manifest := func(t *testing.T, data []byte) error {
 		trust := w.trust(t)
@@ -234,7 +239,10 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-value-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[9].Value = "1" }), manifest, reference.ErrContent, "hook has no value"},
 		{"manifest/refused-beep-elsewhere", chain(func(m *reference.Manifest) { m.Reaction[10].Target = "../sda" }), manifest, reference.ErrContent, "is not a clean path below /dev/input"},
 		{"manifest/refused-no-tone", chain(func(m *reference.Manifest) { m.Reaction[10].Value = "5" }), manifest, reference.ErrContent, "Hz is outside 20 to 20000"},
-		{"manifest/refused-unknown-step", chain(func(m *reference.Manifest) { m.Reaction[10].Do = 13 }), manifest, reference.ErrContent, "unknown step 13"},
+		{"manifest/refused-unknown-step", chain(func(m *reference.Manifest) { m.Reaction[10].Do = 14 }), manifest, reference.ErrContent, "unknown step 14"},
+		{"manifest/prepare", chain(prepares), manifest, nil, ""},
+		{"manifest/refused-prepare-later", chain(func(m *reference.Manifest) { m.Reaction[1] = reference.Reaction{Do: reference.Prepare, Deadline: 10000} }), manifest, reference.ErrContent, "may have stopped the application already"},
+		{"manifest/refused-prepare-with-target", chain(func(m *reference.Manifest) { prepares(m); m.Reaction[0].Target = "pump" }), manifest, reference.ErrContent, "prepare has no target"},
 		{"keys/manufacturer", w.keys, keys, nil, ""},
 		{"keys/operator", w.operatorKeys, keys, nil, ""},
 		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},

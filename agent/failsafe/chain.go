@@ -70,18 +70,22 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 		}
 	}
 	steps := slices.Clone(e.rec.Steps)
-	told := bytes.Equal(e.told, id)
+	told, began := bytes.Equal(e.told, id), e.rec.Uptime
 	e.mu.Unlock()
 	for i, s := range steps {
-		if told && s.Reaction.Do == reference.Tell || s.Reaction.Do == reference.Hook && e.seen(i, s.Reaction) {
+		if told && tells(s.Reaction) || s.Reaction.Do == reference.Hook && e.seen(i, s.Reaction) {
 			continue // once in a run
 		}
 		var effect Effect
 		if s.Reaction.OnlyIf == reference.IfFailed && i > 0 && e.seen(i-1, steps[i-1].Reaction) {
 			effect = Effect{Kind: s.Reaction.Do, Target: s.Reaction.Target, Done: true, Observed: "not needed: the step before had its effect"}
 		} else {
-			effect = e.do(ctx, s.Reaction, func(ctx context.Context) (string, error) {
-				return e.hands.pause(ctx, s.Reaction, id, func(was ...string) error { return e.mustUndo(id, i, was) })
+			r := s.Reaction
+			if r.Do == reference.Prepare {
+				r.Deadline = prepareTime(r.Deadline, uptime()-began)
+			}
+			effect = e.do(ctx, r, func(ctx context.Context) (string, error) {
+				return e.hands.pause(ctx, r, id, func(was ...string) error { return e.mustUndo(id, i, was) })
 			})
 		}
 		e.mu.Lock()
@@ -103,6 +107,22 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	case e.rec.Phase == PhasePaused:
 		e.heal()
 	}
+}
+
+// tells reports whether a step says something to the application: once in a run,
+// and not again to one that does not listen.
+func tells(r reference.Reaction) bool { return r.Do == reference.Tell || r.Do == reference.Prepare }
+
+// prepareTime returns what is left of the time in which the application may
+// prepare, in ms, when its pause began so many ms ago: a restart in between gives
+// it no more. What is kept for telling it to hold is always left. An age below
+// zero is that of a pause from before the boot.
+func prepareTime(deadline uint32, age int64) uint32 {
+	if age < 0 {
+		age = int64(deadline)
+	}
+	least := min(int64(deadline), holdTime.Milliseconds())
+	return uint32(max(int64(deadline)-age, least))
 }
 
 // save writes the present record to both copies. It is called with mu held.
@@ -182,7 +202,7 @@ func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.
 	defer cancel()
 	start := time.Now()
 	words, err := f(ctx)
-	for try := 1; err != nil && try < tries && r.Do != reference.Tell && !errors.Is(err, reference.ErrNeverTouch) && ctx.Err() == nil; try++ {
+	for try := 1; err != nil && try < tries && !tells(r) && !errors.Is(err, reference.ErrNeverTouch) && ctx.Err() == nil; try++ {
 		select {
 		case <-ctx.Done():
 		case <-time.After(tryAgain):
@@ -222,7 +242,7 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 		e.observed(n, effect)
 		e.mu.Unlock()
 		n++
-		if !effect.Done && s.Reaction.Do != reference.Tell {
+		if !effect.Done && !tells(s.Reaction) {
 			left = append([]step{s}, left...)
 		}
 	}

@@ -239,10 +239,17 @@ func newPauseID() []byte {
 func (e *Enforcer) since(r *record) {
 	now := e.cfg.Now()
 	r.Since = max(now.Earliest, now.Latest)
+	r.Uptime = uptime()
+}
+
+// uptime returns the ms since the boot, time in sleep included (CLOCK_BOOTTIME);
+// 0 when the kernel does not say.
+func uptime() int64 {
 	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) == nil {
-		r.Uptime = ts.Nano() / int64(time.Millisecond)
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
 	}
+	return ts.Nano() / int64(time.Millisecond)
 }
 
 // degrade notes what does not work under a topic; nil takes it back.
@@ -651,13 +658,16 @@ func (e *Enforcer) plan(rec *record) {
 	for _, r := range m.Reaction {
 		if len(rec.Steps) < maxSteps && !slices.ContainsFunc(rec.Steps, func(s step) bool { return s.Reaction.Equal(r) }) {
 			// A stopped unit is started again only if it was active, and
-			// what was never to be touched stays as it is.
-			undo := r.Do == reference.Tell || r.Do == reference.Freeze || r.Do == reference.Signal && r.Signal == sigStop
+			// what was never to be touched stays as it is. An application
+			// is told of the resume once.
+			undo := r.Do == reference.Tell || r.Do == reference.Prepare && !slices.ContainsFunc(m.Reaction, isTell) || r.Do == reference.Freeze || r.Do == reference.Signal && r.Signal == sigStop
 			rec.Steps = append(rec.Steps, step{Reaction: r, Undo: undo && e.hands.forbidden(r) == nil})
 		}
 	}
 	rec.Manifest, rec.Resume = digest[:], m.Resume
 }
+
+func isTell(r reference.Reaction) bool { return r.Do == reference.Tell }
 
 // turn makes the worker look at the phase anew. It is called with mu held.
 func (e *Enforcer) turn() {

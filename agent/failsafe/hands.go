@@ -1,18 +1,15 @@
 package failsafe
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -122,6 +119,8 @@ func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, befo
 	switch r.Do {
 	case reference.Tell:
 		return h.tell(ctx, fmt.Sprintf("pause %x %d\n", id, r.Deadline))
+	case reference.Prepare:
+		return h.prepare(ctx, id, time.Duration(r.Deadline)*time.Millisecond)
 	case reference.Freeze:
 		if err := h.forbiddenBelow(r.Target); err != nil {
 			return "", err
@@ -166,7 +165,7 @@ func (h *hands) pause(ctx context.Context, r reference.Reaction, id []byte, befo
 // touched was not touched: steps that were refused have nothing to undo.
 func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte, was []string) (string, error) {
 	switch r.Do {
-	case reference.Tell:
+	case reference.Tell, reference.Prepare:
 		return h.tell(ctx, fmt.Sprintf("resume %x\n", id))
 	case reference.Freeze:
 		return h.freeze(ctx, r.Target, false)
@@ -192,52 +191,6 @@ func (h *hands) resume(ctx context.Context, r reference.Reaction, id []byte, was
 		return h.hook(ctx, r.Target, "resume")
 	}
 	return "", fmt.Errorf("step %d is unknown", r.Do)
-}
-
-// tell sends one line to the application and waits for the line "ok".
-func (h *hands) tell(ctx context.Context, line string) (string, error) {
-	if h.appSocket == "" {
-		return "", errors.New("no application socket is configured")
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", h.appSocket)
-	if err != nil {
-		return "", fmt.Errorf("cannot reach the application: %w", err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	if h.halted(conn.(*net.UnixConn)) {
-		return "", errors.New("the application is frozen or stopped already and cannot be told")
-	}
-	if _, err := io.WriteString(conn, line); err != nil {
-		return "", fmt.Errorf("cannot tell the application: %w", err)
-	}
-	answer, err := bufio.NewReader(io.LimitReader(conn, 64)).ReadString('\n')
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return "", errors.New("the application did not answer in time")
-	case err != nil:
-		return "", fmt.Errorf("cannot read the application's answer: %w", err)
-	case answer != "ok\n":
-		return "", fmt.Errorf("the application answered %q", answer)
-	}
-	return "the application answered ok", nil
-}
-
-// halted reports whether the process that listens on the other end is frozen or
-// stopped. What is written to it now would wait, and a line of the pause would
-// be read after the resume.
-func (h *hands) halted(conn *net.UnixConn) bool {
-	cred, err := peer(conn)
-	if err != nil {
-		return false
-	}
-	data, err := os.ReadFile(filepath.Join(h.proc, strconv.Itoa(int(cred.Pid)), "cgroup"))
-	if err != nil {
-		return false
-	}
-	events, err := os.ReadFile(filepath.Join(h.cgroups, cgroup2Of(data), "cgroup.events"))
-	return err == nil && bytes.Contains(events, []byte("frozen 1")) || h.stopped(int(cred.Pid))
 }
 
 // forbiddenBelow refuses to freeze a cgroup that holds a unit or an executable

@@ -318,7 +318,7 @@ func TestTell(t *testing.T) {
 
 	h := r.hands
 	for answer, words := range map[string]string{
-		"no\n": `answered "no\n"`, "ok": "cannot read the application's answer", "": "cannot read the application's answer",
+		"no\n": `answered "no"`, "ok": "cannot read the application's answer", "": "cannot read the application's answer",
 		strings.Repeat("x", 1000): "cannot read the application's answer",
 	} {
 		answers <- answer

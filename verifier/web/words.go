@@ -137,6 +137,8 @@ func (e *Effect) Title() string {
 	switch e.Kind {
 	case reference.Tell.String():
 		return "tell the application"
+	case reference.Prepare.String():
+		return "let the application prepare"
 	case reference.Freeze.String():
 		return "freeze " + target
 	case reference.Signal.String():
