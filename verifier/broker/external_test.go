@@ -2,16 +2,19 @@ package broker_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +114,22 @@ func mosquitto(t testing.TB, clients ...tls.Certificate) (string, *x509.CertPool
 	return "tls://127.0.0.1:" + port, pool(t, server)
 }
 
+// said is a log that remembers whether one line was written.
+type said struct {
+	slog.Handler
+	text string
+	done atomic.Bool
+}
+
+func (s *said) Enabled(context.Context, slog.Level) bool { return true }
+
+func (s *said) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == s.text {
+		s.done.Store(true)
+	}
+	return nil
+}
+
 func TestMosquitto(t *testing.T) {
 	for name, group := range map[string]string{"plain": "", "shared": "verifiers"} {
 		t.Run(name, func(t *testing.T) {
@@ -120,12 +139,16 @@ func TestMosquitto(t *testing.T) {
 			h.url, h.ca = mosquitto(t, own, k.cert)
 			var fault faulty
 			fault.Handler = h
-			x, err := broker.Connect(broker.Config{Prefix: "ward/miotfacts", Handler: &fault, Now: func() time.Time { return time.Unix(h.Now, 0) }, Log: quiet()},
+			subscribed := &said{text: "connected to the broker"}
+			x, err := broker.Connect(broker.Config{Prefix: "ward/miotfacts", Handler: &fault, Now: func() time.Time { return time.Unix(h.Now, 0) }, Log: slog.New(subscribed)},
 				broker.ExternalConfig{URL: h.url, ClientID: "verifier-1", Group: group, TLS: &tls.Config{RootCAs: h.ca, Certificates: []tls.Certificate{own}}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			run(t, x.Run)
+			// The broker drops what is published before: the device sends it again a
+			// minute later.
+			until(t, "the subscription", subscribed.done.Load)
 
 			queue, _, downs := h.agent(k)
 			put := func(class spool.Class, topic string, payload []byte) {
