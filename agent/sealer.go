@@ -144,13 +144,12 @@ func (s *sealer) do(ctx context.Context, j sealJob) bool {
 		return true
 	}
 	for {
-		if err := s.store.write("chain", end); err == nil {
+		if err := s.store.setEnd(end); err == nil {
 			break
 		} else if !s.wait(ctx, "cannot store the chain; nothing is sent until it is", err) {
 			return false
 		}
 	}
-	s.store.end = *end
 	return s.deliver(ctx, j.class, j.topic, end.Message)
 }
 

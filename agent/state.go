@@ -16,6 +16,14 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 )
 
+// Names of the files, and the most that they hold.
+const (
+	agentFile  = "agent"
+	agentLimit = 64 << 10
+	chainFile  = "chain"
+	chainLimit = attest.MaxMessageSize + 1024
+)
+
 // maxNonces bounds the challenges an agent remembers; older ones have expired.
 const maxNonces = 64
 
@@ -38,9 +46,11 @@ type chainEnd struct {
 	Message  []byte      `cbor:"5,keyasint"`
 }
 
-// A stateStore keeps an agent's state in two files.
+// A stateStore keeps an agent's state in two files, of which the chain changes
+// with each report.
 type stateStore struct {
 	dir   string
+	chain *durable.Slots
 	notes []string // damage that was found
 
 	mu  sync.Mutex
@@ -52,45 +62,67 @@ func openState(dir string) (*stateStore, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot open state: %w", err)
 	}
-	s := &stateStore{dir: dir}
-	if err := s.read("agent", &s.mem, 64<<10); err != nil {
-		return nil, err
+	s := &stateStore{dir: dir, chain: durable.NewSlots(filepath.Join(dir, chainFile), chainLimit, 0o600)}
+	data, err := durable.Read(filepath.Join(dir, agentFile), agentLimit)
+	if err == nil {
+		err = cose.Decode(data, agentLimit, &s.mem)
 	}
-	return s, s.read("chain", &s.end, attest.MaxMessageSize+1024)
+	if anew, err := s.judge(agentFile, data, err); err != nil {
+		return nil, err
+	} else if anew {
+		s.mem = remembered{}
+	}
+	data, damaged, err := s.chain.Read()
+	if err == nil {
+		err = cose.Decode(data, chainLimit, &s.end)
+	}
+	if anew, err := s.judge(chainFile, data, err); err != nil {
+		return nil, err
+	} else if anew {
+		s.end = chainEnd{}
+	} else if damaged {
+		s.notes = append(s.notes, "the newest write of state "+chainFile+" is not whole: the one before it counts")
+	}
+	return s, nil
 }
 
-// read reads one file. Damage is moved aside and noted: the agent begins anew,
-// and the verifier sees the break in the chain.
-func (s *stateStore) read(name string, into any, limit int) error {
-	path := filepath.Join(s.dir, name)
-	data, err := durable.Read(path, int64(limit))
-	if err == nil {
-		err = cose.Decode(data, limit, into)
-	}
+// judge tells absence from damage, which is moved aside and noted: the agent
+// begins anew, and the verifier sees the break in the chain.
+func (s *stateStore) judge(name string, data []byte, err error) (anew bool, _ error) {
 	switch {
 	case err == nil || errors.Is(err, fs.ErrNotExist):
-		return nil
+		return false, nil
 	case errors.Is(err, durable.ErrDamaged) || data != nil:
 		s.notes = append(s.notes, fmt.Sprintf("state %s was damaged and is begun anew: %v", name, err))
-		if name == "chain" {
-			s.end = chainEnd{}
-		} else {
-			s.mem = remembered{}
-		}
+		path := filepath.Join(s.dir, name)
 		if err := os.Rename(path, path+".damaged"); err != nil {
-			return fmt.Errorf("cannot move damaged state aside: %w", err)
+			return false, fmt.Errorf("cannot move damaged state aside: %w", err)
 		}
-		return nil
+		return true, nil
 	}
-	return err
+	return false, err
 }
 
-func (s *stateStore) write(name string, v any) error {
-	data, err := cose.Encode(v)
+// save stores what must not be forgotten beside the chain; mu is held.
+func (s *stateStore) save() error {
+	data, err := cose.Encode(s.mem)
 	if err != nil {
 		return err
 	}
-	return durable.Write(filepath.Join(s.dir, name), data, 0o600)
+	return durable.Write(filepath.Join(s.dir, agentFile), data, 0o600)
+}
+
+// setEnd stores the end of the chain; only the sealer calls it.
+func (s *stateStore) setEnd(end *chainEnd) error {
+	data, err := cose.Encode(end)
+	if err != nil {
+		return err
+	}
+	if err := s.chain.Write(data); err != nil {
+		return err
+	}
+	s.end = *end
+	return nil
 }
 
 func (s *stateStore) raiseFloor(sequence uint64) error {
@@ -100,7 +132,7 @@ func (s *stateStore) raiseFloor(sequence uint64) error {
 		return nil
 	}
 	s.mem.Floor = sequence
-	return s.write("agent", s.mem)
+	return s.save()
 }
 
 func (s *stateStore) floor() uint64 {
@@ -124,7 +156,7 @@ func (s *stateStore) raiseKeys(o reference.Owner, sequence uint64) error {
 		s.mem.Keys = map[reference.Owner]uint64{}
 	}
 	s.mem.Keys[o] = sequence
-	return s.write("agent", s.mem)
+	return s.save()
 }
 
 func (s *stateStore) enrolled() bool {
@@ -140,7 +172,7 @@ func (s *stateStore) setEnrolled() error {
 		return nil
 	}
 	s.mem.Enrolled = true
-	return s.write("agent", s.mem)
+	return s.save()
 }
 
 // useNonce remembers a challenge, durably. It reports whether it is new.
@@ -154,7 +186,7 @@ func (s *stateStore) useNonce(nonce []byte) (bool, error) {
 	if len(s.mem.Nonces) > maxNonces {
 		s.mem.Nonces = slices.Delete(s.mem.Nonces, 0, len(s.mem.Nonces)-maxNonces)
 	}
-	return true, s.write("agent", s.mem)
+	return true, s.save()
 }
 
 // openReference opens key lists and manifest with the floors of the state.

@@ -4,8 +4,9 @@
 //
 // A write goes to a temporary file in the same directory: write, fsync, rename,
 // fsync of the directory. The content is followed by its CRC-32C (Castagnoli)
-// in four bytes, big endian. The checksum finds accidents; it proves nothing
-// against somebody who can write the file.
+// in four bytes, big endian. What changes every second is kept in Slots, which
+// are written in place. The checksum finds accidents; it proves nothing against
+// somebody who can write the file.
 package durable
 
 import (
@@ -21,7 +22,12 @@ import (
 // ErrDamaged says that a file is there and does not hold what was written.
 var ErrDamaged = errors.New("state file is damaged")
 
-func checksum(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
+func checksum(data []byte) uint32 { return checksumOn(0, data) }
+
+// checksumOn goes on from the checksum of what stands before data.
+func checksumOn(sum uint32, data []byte) uint32 {
+	return crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), data)
+}
 
 // Write replaces the file at path by data. When it returns nil, data survives a
 // power cut; when it returns an error, the old content does.

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/miotfacts/miotfacts/test/lab"
 )
@@ -45,7 +48,7 @@ func agent(factsd string) (err error) {
 	if err != nil {
 		return err
 	}
-	run, err := l.StartRun()
+	run, err := startRun(l)
 	if err != nil {
 		return err
 	}
@@ -91,6 +94,19 @@ func agent(factsd string) (err error) {
 		}
 	}
 	return nil
+}
+
+// timerSlack is TimerSlackNSec= of configs/systemd/factsd.service.
+const timerSlack = 4 * time.Millisecond
+
+// startRun starts factsd run as its unit does: a process has the timer slack of
+// the thread that starts it.
+func startRun(l *lab.Lab) (*lab.Proc, error) {
+	runtime.LockOSThread() // not given back: the thread ends with its slack
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("cannot set timer slack: %w", err)
+	}
+	return l.StartRun()
 }
 
 func install(from, to string) error {
