@@ -113,7 +113,7 @@ func (s *energy) read(o *out) {
 	switch {
 	case cf.status != facts.Absent:
 		o.outcome(1, s.used/1000, cf)
-		o.num(2, 0)
+		o.outcome(2, 0, cf)
 	case f.status == facts.Absent || !f.is() && sensors == 0:
 		none := absent("there is no power sensor or energy counter")
 		o.fault(1, none)
