@@ -56,7 +56,7 @@ func TestBrowser(t *testing.T) {
 
 	signed := sign(t, example(t), fixed(t, "label"))
 	for _, lang := range []label.Lang{label.English, label.German} {
-		html, err := label.HTML(signed, lang)
+		html, err := label.HTML(signed, lang, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,13 @@ const page = `<!DOCTYPE html>
 <title>{{.S.Title}}: {{.S.Device}}</title>
 <style>
 body { margin: 0; padding: .75rem; background: #fff; color: #000; font: 1rem/1.35 Helvetica, Arial, sans-serif; }
-main { max-width: 34rem; margin: auto; border: 3px solid #000; padding: .6rem .8rem .9rem; }
+main { max-width: 34rem; margin: auto; }
+.label { border: 3px solid #000; padding: .6rem .8rem .9rem; }
+.software { margin-top: 1rem; }
+.software p { margin: .3rem 0; }
+.software .wide { overflow-x: auto; }
+.software td { text-align: left; }
+.software thead th { font-weight: bold; }
 h1 { margin: 0; font-size: clamp(1.5rem, 8.4vw, 3.1rem); line-height: 1.05; font-weight: 900; letter-spacing: -.02em; }
 .device { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin: .35rem 0 0; padding-top: .25rem; border-top: 1px solid #000; font-size: 1.15rem; }
 .example { margin: .15rem 0 0; font-weight: bold; }
@@ -43,6 +49,7 @@ h2 { margin: 0; font-size: 1.1rem; }
 </head>
 <body>
 <main>
+<div class="label">
 <h1>{{.S.Title}}</h1>
 <p class="device"><b>{{.S.Device}}</b> <span>{{.S.Vendor}}</span></p>
 {{with .S.Example}}<p class="example">{{.}}</p>
@@ -73,14 +80,29 @@ h2 { margin: 0; font-size: 1.1rem; }
 {{end}}{{end}}</div>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 {{.Side}} {{.Side}}" role="img" aria-label="{{.S.Scan}}"><path d="{{.Path}}" shape-rendering="crispEdges"/></svg>
 </div>
-</main>
+</div>
+{{with .Software}}<section class="software">
+<h2>{{.Title}}</h2>
+{{range .Notes}}<p>{{.}}</p>
+{{end}}{{if .Rows}}<div class="wide" role="region" aria-label="{{.Table}}" tabindex="0">
+<table>
+<caption>{{.Table}}</caption>
+<thead><tr>{{range .Head}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
+<tbody>
+{{range .Rows}}<tr>{{range $i, $x := .}}{{if $i}}<td>{{$x}}</td>{{else}}<th scope="row">{{$x}}</th>{{end}}{{end}}</tr>
+{{end}}</tbody>
+</table>
+</div>
+{{end}}</section>
+{{end}}</main>
 </body>
 </html>
 `
 
 // HTML returns a signed label as a page. It needs not be verified, only
-// well-formed, and the page does not say that it is.
-func HTML(signed []byte, lang Lang) ([]byte, error) {
+// well-formed, and the page does not say that it is. Below the label stands what is
+// known of the software, which may be nil.
+func HTML(signed []byte, lang Lang, software *Software) ([]byte, error) {
 	l, _, err := Parse(signed)
 	if err != nil {
 		return nil, fmt.Errorf("cannot draw label: %w", err)
@@ -113,10 +135,28 @@ func HTML(signed []byte, lang Lang) ([]byte, error) {
 	err = t.Execute(&b, struct {
 		S *Sheet
 		picture
-		Link *picture
-	}{l.Sheet(lang), picture{code.Size + 8, code.path(0, 0, 1)}, link})
+		Link     *picture
+		Software *softwareOnPage
+	}{l.Sheet(lang), picture{code.Size + 8, code.path(0, 0, 1)}, link, software.onPage(lang)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot draw label: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+type softwareOnPage struct {
+	Title, Table string
+	Notes, Head  []string
+	Rows         [][]string
+}
+
+func (s *Software) onPage(lang Lang) *softwareOnPage {
+	if s == nil {
+		return nil
+	}
+	return &softwareOnPage{
+		Title: lang.say("Software, not part of the signed label", "Software, nicht Teil des signierten Etiketts"),
+		Table: lang.say("Known vulnerabilities", "Bekannte Schwachstellen"),
+		Notes: s.Notes(lang), Head: lang.flawHead(), Rows: s.Rows(lang),
+	}
 }

@@ -3,7 +3,10 @@ package label
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+
+	"github.com/miotfacts/miotfacts/advisory"
 )
 
 // An Inspection is how the best-before-inspection date comes about: a base, and
@@ -94,11 +97,12 @@ func (k Kind) direction() Direction {
 // An Observation is what the holder of one device knows of it. Nothing of it is
 // needed: what is not known is said to be so, and moves nothing.
 type Observation struct {
-	Device       string          // its name for people; no patient's
-	On           Day             // the day of the observation; 0: none was made
-	Purchased    Day             // the start where the label has no day of manufacture
-	SupportEnded Day             // the day on which support has ended, if before what was promised
-	Amounts      map[Kind]uint32 // in the unit of the kind
+	Device       string           // its name for people; no patient's
+	On           Day              // the day of the observation; 0: none was made
+	Purchased    Day              // the start where the label has no day of manufacture
+	SupportEnded Day              // the day on which support has ended, if before what was promised
+	Amounts      map[Kind]uint32  // in the unit of the kind
+	Flaws        *advisory.Result // what advisories say of its software; nil: not compared
 }
 
 // A Step is one line of the explanation.
@@ -167,6 +171,14 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 		step(p.Kind.String(), move, true, "%d %s: %d days %s for each %d, at most %d; %s",
 			amount, by, p.Days, directionNames()[p.Direction], p.Per, p.Limit, p.Reason)
 	}
+	for k := CriticalFlaws; k <= LowFlaws; k++ {
+		if n, _ := o.amount(k); n > 0 && !l.weighs(k) {
+			step(k.String(), 0, true, "%d observed; the label gives them no weight", n)
+		}
+	}
+	if n, as := l.unrated(o); n > 0 && as == 0 {
+		step("flaws", 0, true, "%d observed, severity not appraised; the label gives them no weight", n)
+	}
 	bound := func(what string, at int64, format string, args ...any) {
 		at = max(at, int64(d.Start))
 		if days > at-int64(d.Start) {
@@ -211,13 +223,27 @@ func (l *Label) amount(p Parameter, o Observation) (uint32, string, bool) {
 	if p.Kind == UpdatePromised {
 		return l.Updates.Every, "promised", true
 	}
-	if n, ok := o.Amounts[p.Kind]; ok {
-		return n, "observed", true
+	if n, ok := o.amount(p.Kind); ok {
+		by := "observed"
+		if more, as := l.unrated(o); more > 0 && as == p.Kind {
+			n, by = uint32(min(int64(n)+int64(more), math.MaxUint32)), fmt.Sprintf("observed, %d of them not appraised", more)
+		}
+		return n, by, true
 	}
 	if p.Value != nil {
 		return *p.Value, "declared", true
 	}
 	return 0, "", false
+}
+
+// amount returns what was observed of k; of what a person counted and what
+// advisories say the worse.
+func (o Observation) amount(k Kind) (uint32, bool) {
+	n, ok := o.Amounts[k]
+	if o.Flaws != nil && k >= CriticalFlaws && k <= LowFlaws {
+		return max(n, o.open(k)), true
+	}
+	return n, ok
 }
 
 // wornOut returns the component with the shortest life and the day on which it

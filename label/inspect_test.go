@@ -1,6 +1,7 @@
 package label_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/miotfacts/miotfacts/advisory"
 	"github.com/miotfacts/miotfacts/label"
 )
 
@@ -19,14 +21,24 @@ func TestWorkedExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?s)```(toml)?\n(.*?)```\n").FindAllStringSubmatch(string(doc), -1)
-	if len(blocks) != 3 || blocks[0][1] != "toml" {
-		t.Fatalf("docs/best-before.md has %d blocks, want an observation and two dates", len(blocks))
+	if len(blocks) != 5 || blocks[0][1] != "toml" {
+		t.Fatalf("docs/best-before.md has %d blocks, want an observation, three dates and vulnerabilities", len(blocks))
 	}
 	observed, err := label.AuthorObservation([]byte(blocks[0][2]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, o := range []label.Observation{{}, observed} {
+	found := software(t)
+	advised := observed
+	advised.Flaws = found.Flaws
+	text, err := found.Text(label.English)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text != blocks[4][2] {
+		t.Errorf("docs/best-before.md, vulnerabilities: found is\n%s", text)
+	}
+	for i, o := range []label.Observation{{}, observed, advised} {
 		d, err := example(t).BestBefore(o)
 		if err != nil {
 			t.Fatal(err)
@@ -43,6 +55,94 @@ func TestWorkedExample(t *testing.T) {
 	for k := label.UpdatePromised; k <= label.LowFlaws; k++ {
 		if !strings.Contains(string(doc), "`"+k.String()+"`") {
 			t.Errorf("docs/best-before.md does not name the kind %s", k)
+		}
+	}
+}
+
+// software returns what the advisories of configs say of the example.
+func software(t testing.TB) *label.Software {
+	t.Helper()
+	read := func(name string) []byte {
+		data, err := os.ReadFile("../configs/label-example" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	l := example(t)
+	b, err := l.OpenBOM(read(".cdx.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := l.Advisories(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"osv", "vex"} {
+		if err := m.Add(read("-vulnerabilities/" + name + ".json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &label.Software{BOM: b, Flaws: m.Result()}
+}
+
+func TestOpenBOM(t *testing.T) {
+	bom := []byte(`{"bomFormat":"CycloneDX","specVersion":"1.6"}`)
+	sum := sha256.Sum256(bom)
+	if _, err := example(t, func(l *label.Label) { l.SBOM.SHA256 = sum[:] }).OpenBOM(bom); err != nil {
+		t.Error(err)
+	}
+	for name, l := range map[string]*label.Label{"another": example(t), "none": example(t, func(l *label.Label) { l.SBOM = nil })} {
+		if _, err := l.OpenBOM(bom); !errors.Is(err, label.ErrBOM) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := example(t).OpenBOM([]byte("{")); err == nil || errors.Is(err, label.ErrBOM) {
+		t.Errorf("no bill at all: %v", err)
+	}
+}
+
+// flaws returns open vulnerabilities, so many of each severity from unknown to
+// critical.
+func flaws(n [5]uint32) *advisory.Result {
+	r := &advisory.Result{Documents: 1}
+	for s, count := range n {
+		for range count {
+			r.Vulnerabilities = append(r.Vulnerabilities, advisory.Vulnerability{State: advisory.Affected, Severity: advisory.Severity(s)})
+		}
+	}
+	r.Vulnerabilities = append(r.Vulnerabilities, advisory.Vulnerability{State: advisory.Fixed, Severity: advisory.Critical}, advisory.Vulnerability{State: advisory.NotAffected})
+	return r
+}
+
+// A severity that nobody gives counts as the worst that the label weighs; nothing
+// that was found is left out of the lines.
+func TestFlaws(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*label.Label)
+		o      label.Observation
+		want   string
+	}{
+		{"none", nil, label.Observation{Flaws: flaws([5]uint32{})}, "flaws_critical      +0 days   0 observed: "},
+		{"one", nil, label.Observation{Flaws: flaws([5]uint32{4: 1})}, "flaws_critical    -365 days   1 observed: "},
+		{"not appraised", nil, label.Observation{Flaws: flaws([5]uint32{1, 0, 0, 0, 1})}, "flaws_critical    -730 days   2 observed, 1 of them not appraised: "},
+		{"a person counted more", nil, label.Observation{Amounts: map[label.Kind]uint32{label.CriticalFlaws: 2}, Flaws: flaws([5]uint32{4: 1})}, "flaws_critical    -730 days   2 observed: "},
+		{"a person counted fewer", nil, label.Observation{Amounts: map[label.Kind]uint32{label.CriticalFlaws: 0}, Flaws: flaws([5]uint32{4: 1})}, "flaws_critical    -365 days   1 observed: "},
+		{"without weight", nil, label.Observation{Flaws: flaws([5]uint32{0, 0, 0, 3, 0})}, "flaws_high          +0 days   3 observed; the label gives them no weight"},
+		{"the worst that is weighed", func(l *label.Label) { l.Inspection.Parameters[5].Kind = label.MediumFlaws }, label.Observation{Flaws: flaws([5]uint32{1, 0, 0, 0, 2})}, "flaws_medium      -365 days   1 observed, 1 of them not appraised: "},
+		{"nothing is weighed", func(l *label.Label) { l.Inspection.Parameters = l.Inspection.Parameters[:5] }, label.Observation{Flaws: flaws([5]uint32{1})}, "flaws               +0 days   1 observed, severity not appraised; the label gives them no weight"},
+	} {
+		l := example(t)
+		if tt.change != nil {
+			tt.change(l)
+		}
+		d, err := l.BestBefore(tt.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(d.Explain(), "\n"+tt.want) {
+			t.Errorf("%s: no %q in\n%s", tt.name, tt.want, d.Explain())
 		}
 	}
 }
@@ -101,7 +201,7 @@ func TestDateProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	amount := func() uint32 { return r.Uint32() >> r.UintN(32) }
 	later := map[label.Kind]bool{label.StillSold: true, label.LineExists: true, label.AverageLife: true}
-	moved := 0
+	moved, movedByFlaws := 0, 0
 	base := example(t)
 	for range 2_000 {
 		copied := *base
@@ -115,13 +215,25 @@ func TestDateProperties(t *testing.T) {
 		}
 		for k := label.UpdatePromised; k <= label.LowFlaws; k++ {
 			p := label.Parameter{Kind: k, Direction: label.Earlier, Per: 1 + amount()>>8, Days: 1 + r.Uint32N(300), Limit: 300 + r.Uint32N(1000), Reason: "r"}
+			if k >= label.CriticalFlaws {
+				p.Per = 1 + r.Uint32N(3)
+			}
 			if later[k] || k == label.NewVariants && r.IntN(2) == 0 {
 				p.Direction = label.Later
 			}
 			if r.IntN(2) == 0 && k != label.UpdatePromised {
 				o.Amounts[k] = amount()
 			}
-			in.Parameters = append(in.Parameters, p)
+			if k < label.CriticalFlaws || r.IntN(4) > 0 { // a label may weigh only some
+				in.Parameters = append(in.Parameters, p)
+			}
+		}
+		found := [5]uint32{}
+		if r.IntN(2) == 0 {
+			for i := range found {
+				found[i] = r.Uint32N(4)
+			}
+			o.Flaws = flaws(found)
 		}
 		d, err := l.BestBefore(o)
 		if err != nil {
@@ -137,12 +249,27 @@ func TestDateProperties(t *testing.T) {
 		if sum != int64(d.Inspect) || d.Inspect < d.Start {
 			t.Fatalf("the lines give %d:\n%s", sum, d.Explain())
 		}
+		if o.Flaws != nil {
+			worse, more := o, found
+			more[r.IntN(5)] += 1 + r.Uint32N(3)
+			worse.Flaws = flaws(more)
+			e, err := l.BestBefore(worse)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Inspect > d.Inspect {
+				t.Fatalf("more vulnerabilities, %v after %v, move the date later:\n%s%s", more, found, d.Explain(), e.Explain())
+			}
+			if e.Inspect < d.Inspect {
+				movedByFlaws++
+			}
+		}
 		for _, p := range in.Parameters {
 			n, ok := o.Amounts[p.Kind]
 			if !ok {
 				continue
 			}
-			worse := label.Observation{On: o.On, Amounts: map[label.Kind]uint32{}}
+			worse := label.Observation{On: o.On, Flaws: o.Flaws, Amounts: map[label.Kind]uint32{}}
 			for k, v := range o.Amounts {
 				worse.Amounts[k] = v
 			}
@@ -162,8 +289,8 @@ func TestDateProperties(t *testing.T) {
 			}
 		}
 	}
-	if moved < 500 {
-		t.Errorf("only %d of the worse amounts moved a date: the test shows nothing", moved)
+	if moved < 500 || movedByFlaws < 50 {
+		t.Errorf("only %d of the worse amounts and %d of the vulnerabilities moved a date: the test shows nothing", moved, movedByFlaws)
 	}
 }
 

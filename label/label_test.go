@@ -116,7 +116,7 @@ func TestTableI(t *testing.T) {
 		},
 		label.German: {"Echtzeit", "Nachverarbeitung", "Lokal", "Italien, EU", "Niederlande, EU", "Deutschland, EU", "jede Minute", "Gerät selbst", "4 aufwendig", "≤ 2,5 W"},
 	} {
-		html, err := label.HTML(signed, lang)
+		html, err := label.HTML(signed, lang, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +187,7 @@ func TestLint(t *testing.T) {
 		{"empty range", change("{ min = 8000, max = 25000 }", "{ min = 8000, max = 1 }"), "runtime[0].integration", "the range is empty", line("{ min = 8000"), false},
 		{"nothing of deletion", without("deletion") + "", "deletion", "missing row", 0, false},
 		{"no support", change("end_of_security_support = 2031-12-31", ""), "updates.end_of_security_support", "missing", line("[updates]"), false},
-		{"short digest", change("9f86d081", ""), "", "want 64 hexadecimal digits", 0, false},
+		{"short digest", change("45f72461", ""), "", "want 64 hexadecimal digits", 0, false},
 		{"plain http", change("https://example.com/wearable-1.mud.json", "http://example.com/m"), "mud", "is no https address", line("mud ="), false},
 		{"ce", change(`ce = "0123"`, `ce = "yes"`), "ce", "is no notified body", line("\nce =") + 1, false},
 		{"rewarded wear", change("kind = \"hot_hours\"\ndirection = \"earlier\"", "kind = \"hot_hours\"\ndirection = \"later\""), "inspection.parameter[4].direction", "cannot move the date later", line("kind = \"hot_hours\"") + 1, false},

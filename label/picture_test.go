@@ -328,8 +328,8 @@ func TestDeterministic(t *testing.T) {
 			t.Error("the PNG does not say that it has 300 dots an inch")
 		}
 	}
-	a, errA := label.HTML(signed, label.German)
-	b, errB := label.HTML(signed, label.German)
+	a, errA := label.HTML(signed, label.German, nil)
+	b, errB := label.HTML(signed, label.German, nil)
 	if errA != nil || errB != nil || !bytes.Equal(a, b) {
 		t.Errorf("two pages of the same label differ: %v, %v", errA, errB)
 	}
@@ -340,7 +340,7 @@ func TestDeterministic(t *testing.T) {
 func TestHostileText(t *testing.T) {
 	const hostile = `<script>alert("x")</script>&`
 	signed := sign(t, example(t, func(l *label.Label) { l.Model, l.Vendor, l.Sensors[0].Name = hostile, hostile, hostile }), fixed(t, "label"))
-	html, err := label.HTML(signed, label.English)
+	html, err := label.HTML(signed, label.English, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

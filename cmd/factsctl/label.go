@@ -125,6 +125,7 @@ type shownLabel struct {
 	Example  bool           `json:"example"`
 	Inspect  string         `json:"best_before_inspection,omitempty"` // "" where it counts from the purchase
 	Sections []shownSection `json:"sections"`
+	Software *shownSoftware `json:"software,omitempty"`
 }
 
 type shownSection struct {
@@ -199,11 +200,13 @@ func newLabelShowCommand() *cobra.Command {
 		Use:   "show FILE",
 		Short: "Show what a signed label says, without verifying it",
 		Long: `Prints a signed label. It does not verify the signature and says so; use factsctl
-label scan to know who signed it.`,
+label scan to know who signed it. With --sbom it says whether the file is the bill of
+materials that the label names, and with --vulnerabilities which are open.`,
 		Example: `  factsctl label show wearable-1.label
-  factsctl label show wearable-1.label --lang de`,
+  factsctl label show wearable-1.label --sbom wearable-1.cdx.json --lang de`,
 		Args: cobra.ExactArgs(1),
 	}
+	files := softwareFlags(c)
 	language := labelLangFlag(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -215,8 +218,20 @@ label scan to know who signed it.`,
 		if err != nil {
 			return err
 		}
+		software, err := files.load(c, l)
+		if err != nil {
+			return err
+		}
 		s := newShownLabel(l, data, signer, false, lang)
-		return s.print(c, lang, l, asJSON)
+		s.Software = newShownSoftware(software, lang)
+		if err := s.print(c, lang, l, asJSON); err != nil || asJSON || software == nil {
+			return err
+		}
+		text, err := software.Text(lang)
+		if err != nil {
+			return err
+		}
+		return write(c, "", []byte("\n"+text))
 	}
 	return c
 }
@@ -242,12 +257,12 @@ func newLabelRenderCommand() *cobra.Command {
 		Long: `Draws a signed label in the look of a nutrition label, with the QR code that holds
 it whole: as PDF, SVG or PNG (300 dots an inch) for print on A6 or 40 x 60 mm, as
 HTML for a page. The same label always gives the same bytes. It does not verify the
-label.`,
+label. On a page, --sbom and --vulnerabilities add what is known of the software.`,
 		Example: `  factsctl label render wearable-1.label --out wearable-1.png
   factsctl label render wearable-1.label --out wearable-1.svg --size 40x60 --lang de`,
 		Args: cobra.ExactArgs(1),
 	}
-	language := labelLangFlag(c)
+	language, files := labelLangFlag(c), softwareFlags(c)
 	c.Flags().StringVar(&out, "out", "", "`file` to write; its name ends with .svg, .png, .pdf or .html")
 	c.Flags().StringVar(&size, "size", "a6", "`size` of PDF, SVG and PNG: a6 or 40x60 (millimetres)")
 	required(c, "out")
@@ -264,13 +279,20 @@ label.`,
 		if !slices.Contains([]string{".svg", ".png", ".pdf", ".html"}, kind) {
 			return fail(exitUsage, "name a file that ends with .svg, .png, .pdf or .html", "cannot draw %s", out)
 		}
-		data, _, _, err := readLabel(c, args[0])
+		data, l, _, err := readLabel(c, args[0])
 		if err != nil {
 			return err
 		}
+		software, err := files.load(c, l)
+		if err != nil {
+			return err
+		}
+		if software != nil && kind != ".html" {
+			return fail(exitUsage, "name a file that ends with .html", "--sbom has a place on a page only")
+		}
 		var picture []byte
 		if kind == ".html" {
-			picture, err = label.HTML(data, lang)
+			picture, err = label.HTML(data, lang, software)
 		} else {
 			var d *label.Drawing
 			d, err = label.Draw(data, format, lang)
@@ -425,11 +447,12 @@ issuer, it trusts them as soon as it is opened; without, the user loads them.`,
 }
 
 type shownDate struct {
-	Start    string      `json:"start"`
-	Inspect  string      `json:"best_before_inspection"`
-	Steps    []shownStep `json:"steps"` // start plus the days of all is the date
-	Negative []string    `json:"negative"`
-	Tasks    []string    `json:"tasks"`
+	Start    string         `json:"start"`
+	Inspect  string         `json:"best_before_inspection"`
+	Steps    []shownStep    `json:"steps"` // start plus the days of all is the date
+	Negative []string       `json:"negative"`
+	Tasks    []string       `json:"tasks"`
+	Software *shownSoftware `json:"software,omitempty"`
 }
 
 type shownStep struct {
@@ -446,14 +469,16 @@ func newLabelDateCommand() *cobra.Command {
 		Use:   "date FILE",
 		Short: "Compute the best-before-inspection date, line by line",
 		Long: `Computes the day on which a device with this label is to be inspected, and says for
-each line why. --observed names a TOML file with what is known of the one device;
-docs/best-before.md describes it. --ics writes the day and its tasks for a
-calendar. It does not verify the label.`,
+each line why. --observed names a TOML file with what is known of the one device,
+--vulnerabilities a file or a folder with advisories (OSV, CSAF, CycloneDX VEX) for
+the bill of materials of --sbom; docs/best-before.md describes them. --ics writes the
+day and its tasks for a calendar. It does not verify the label.`,
 		Example: `  factsctl label date wearable-1.label
-  factsctl label date wearable-1.label --observed bed-7.toml --ics bed-7.ics`,
+  factsctl label date wearable-1.label --observed bed-7.toml --ics bed-7.ics
+  factsctl label date wearable-1.label --sbom w.cdx.json --vulnerabilities osv/`,
 		Args: cobra.ExactArgs(1),
 	}
-	language := labelLangFlag(c)
+	language, files := labelLangFlag(c), softwareFlags(c)
 	c.Flags().StringVar(&file, "observed", "", "TOML `file` with what is known of the device")
 	c.Flags().StringVar(&ics, "ics", "", "iCalendar `file` to write")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -477,6 +502,13 @@ calendar. It does not verify the label.`,
 				return fail(exitUsage, "docs/best-before.md shows the form", "%s: %w", file, err)
 			}
 		}
+		software, err := files.load(c, l)
+		if err != nil {
+			return err
+		}
+		if software != nil {
+			o.Flaws = software.Flaws
+		}
 		d, err := l.BestBefore(o)
 		if err != nil {
 			return fail(exitRefused, "write purchased = 2026-05-04 in the file of --observed", "%s: %w", args[0], err)
@@ -490,7 +522,7 @@ calendar. It does not verify the label.`,
 				return err
 			}
 		}
-		s := shownDate{Start: d.Start.String(), Inspect: d.Inspect.String(), Negative: append([]string{}, d.Negative...), Tasks: label.Tasks(lang)}
+		s := shownDate{Start: d.Start.String(), Inspect: d.Inspect.String(), Negative: append([]string{}, d.Negative...), Tasks: label.Tasks(lang), Software: newShownSoftware(software, lang)}
 		for _, x := range d.Steps {
 			s.Steps = append(s.Steps, shownStep(x))
 		}
@@ -499,6 +531,13 @@ calendar. It does not verify the label.`,
 		}
 		var out strings.Builder
 		out.WriteString(d.Explain())
+		if software != nil {
+			text, err := software.Text(lang)
+			if err != nil {
+				return err
+			}
+			out.WriteString("\n" + text)
+		}
 		fmt.Fprintln(&out)
 		for _, t := range s.Tasks {
 			fmt.Fprintf(&out, "- %s\n", t)
