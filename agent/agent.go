@@ -144,6 +144,7 @@ type Agent struct {
 	unalarmed   uint64 // crossings since the last report that made no alarm
 	history     *history
 	crossed     facts.Key // the fact of the newest alarm; 0 without one
+	putOff      int64     // when the newest deferral that was reported began; ms since boot
 	effects     int       // observed effects that were reported
 	inbox       chan []byte
 	wake        chan struct{}
@@ -313,6 +314,7 @@ func (a *Agent) judge(now time.Time, snapshot facts.Snapshot) {
 		a.results = a.compare.Compare(a.snapshot)
 		a.reason, a.effects = "", 0
 	}
+	a.hasten()
 	if do.Report {
 		a.cfg.Log.Info("stage changed", "from", before.Stage, "to", next.Stage, "latch", in.Latch, "integration", in.Integration)
 	}
@@ -359,6 +361,20 @@ func (a *Agent) requestPause(x appraise.Result, crossed bool) {
 		return
 	}
 	a.link.again()
+}
+
+// hasten tells the enforcer of an extreme for which no pause waits, while one is
+// put off.
+func (a *Agent) hasten() {
+	if a.ref == nil || !a.link.putOff() {
+		return
+	}
+	for _, x := range a.results {
+		if x.Stage == reference.StagePaused && x.Verdict == appraise.Deviates && a.ref.Deferral(x.Index) == nil {
+			a.link.pause(failsafe.PauseRequest{Rule: x.Index, Fact: x.Reading.Key, Reading: x.Reading, Lasted: x.Lasted, Manifest: a.digest})
+			return
+		}
+	}
 }
 
 // reopenReference looks whether the reference still holds and is still the one.

@@ -309,6 +309,67 @@ func TestThreeStages(t *testing.T) {
 	}
 }
 
+// A pause that is put off is told by an alarm of its own, at once; an extreme for
+// which no pause waits is told to the enforcer meanwhile.
+func TestDeferredPauseIsTold(t *testing.T) {
+	b := newBench(t, func(m *reference.Manifest) {
+		m.FailSafe = append(m.FailSafe, reference.Rule{Fact: 91, Op: reference.Range, Max: new(int64)})
+		m.Leeway = &reference.Leeway{Defer: &reference.Deferral{Most: 300, Total: 900, User: "pump", Answer: 200, NeverIntegrity: true}}
+	})
+	b.fast.readings = append(b.fast.readings, facts.Reading{Key: 91, Value: facts.IntValue(0)})
+	b.start()
+	b.round()
+	b.round()
+	b.stage(reference.StageOperating)
+	b.fast.set(1000, facts.IntValue(620))
+	for range 4 {
+		b.round()
+	}
+	b.stage(reference.StagePaused)
+	alarms := func() (n int, last *attest.Deferral) {
+		for _, r := range b.reports() {
+			if r.Body.Kind == attest.KindAlarm {
+				n, last = n+1, r.Body.Deferral
+			}
+		}
+		return n, last
+	}
+	if n, d := alarms(); n != 1 || d != nil {
+		t.Fatalf("%d alarms of the crossing, with %+v", n, d)
+	}
+	status := func(d failsafe.Deferral) {
+		b.enforcer.mu.Lock()
+		b.enforcer.status.Deferral = &d
+		b.enforcer.mu.Unlock()
+	}
+	status(failsafe.Deferral{Began: 5000, Until: 305_000})
+	for range 3 {
+		b.round()
+	}
+	if n, d := alarms(); n != 2 || d == nil || *d != (attest.Deferral{Began: 5000, Until: 305_000}) {
+		t.Errorf("%d alarms, the newest with %+v", n, d)
+	}
+	b.stage(reference.StagePaused)
+	asked := len(b.enforcer.requests)
+	b.fast.set(91, facts.IntValue(1))
+	b.round()
+	b.round()
+	if len(b.enforcer.requests) == asked || b.enforcer.requests[asked].Fact != 91 {
+		t.Errorf("the enforcer was not told of another extreme: %+v", b.enforcer.requests)
+	}
+	status(failsafe.Deferral{Began: 5000, Until: 305_000, Ended: 9000, Why: failsafe.EndedReason})
+	b.enforcer.mu.Lock()
+	b.enforcer.status.Effects = []failsafe.Effect{{Kind: reference.Freeze, Target: "medical.slice", Done: true, Observed: "frozen"}}
+	b.enforcer.mu.Unlock()
+	asked = len(b.enforcer.requests)
+	b.round()
+	b.round()
+	rs := b.reports()
+	if d := rs[len(rs)-1].Body.Deferral; d == nil || d.Why != attest.EndedReason || len(b.enforcer.requests) > asked+1 {
+		t.Errorf("after it: %+v, %d requests", d, len(b.enforcer.requests)-asked)
+	}
+}
+
 func TestNeverOperating(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -78,7 +78,7 @@ func (l *link) ask(ctx context.Context) {
 		return
 	}
 	l.mu.Lock()
-	changed := l.at.IsZero() || status.Latch != l.status.Latch || len(status.Effects) != len(l.status.Effects)
+	changed := l.at.IsZero() || status.Latch != l.status.Latch || len(status.Effects) != len(l.status.Effects) || putOff(status) != putOff(l.status)
 	l.status, l.at = status, l.now()
 	if request != nil && status.Latch == appraise.LatchPaused {
 		l.asking = false
@@ -135,6 +135,15 @@ func (l *link) latch(now time.Time) appraise.Latch {
 	}
 	return l.status.Latch
 }
+
+// putOff reports whether the present pause is being put off.
+func (l *link) putOff() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return putOff(l.status)
+}
+
+func putOff(s failsafe.Status) bool { return s.Deferral != nil && s.Deferral.Ended == 0 }
 
 // last returns the newest status, and the refusals since the last call.
 func (l *link) last() (failsafe.Status, []string) {

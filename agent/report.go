@@ -36,7 +36,8 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 	}
 	status, refused := a.link.last()
 	a.notes = append(a.notes, refused...)
-	alarm := did.Alarm && a.alarmAllowed(now)
+	putOff := status.Deferral != nil && status.Deferral.Ended == 0 && status.Deferral.Began != a.putOff
+	alarm := (did.Alarm || putOff) && a.alarmAllowed(now)
 	if did.Alarm && !alarm {
 		a.unalarmed++
 	}
@@ -49,7 +50,7 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 		if a.bootKnown() && a.fold.End > a.fold.Begin || now.Sub(a.started) > bootPatience {
 			kind = attest.KindBoot
 		}
-	case did.Report || a.state.Latched != before.Latched || a.state.Latched && len(status.Effects) != a.effects:
+	case did.Report || a.state.Latched != before.Latched || putOff || a.state.Latched && len(status.Effects) != a.effects:
 		kind = attest.KindStage
 	case (len(a.notes) > 0 || !sameRules(a.deviating, deviations(a.results))) && now.Sub(a.lastFinding) >= findingPause:
 		kind = attest.KindFinding
@@ -95,6 +96,9 @@ func (a *Agent) send(now time.Time, kind attest.Kind, nonce []byte, status fails
 	a.notes, a.unalarmed = nil, 0
 	a.deviating = slices.Clone(deviations(a.results))
 	a.effects = len(status.Effects)
+	if status.Deferral != nil {
+		a.putOff = status.Deferral.Began
+	}
 	a.bootSent = a.bootSent || kind == attest.KindBoot
 	a.lastFinding = now
 	a.nextReport = now.Add(a.every())
@@ -192,6 +196,9 @@ func (a *Agent) build(kind attest.Kind, nonce []byte, status failsafe.Status) *a
 	}
 	if b.Stage == reference.StagePaused {
 		b.Pause = a.pause(status)
+		if d := status.Deferral; d != nil && len(b.Pause.ID) > 0 {
+			b.Deferral = &attest.Deferral{Began: d.Began, Until: d.Until, Ended: d.Ended, Why: attest.Ended(d.Why)}
+		}
 	}
 	if whole {
 		b.Inventory = a.inventory()

@@ -201,6 +201,34 @@ func TestHistoryVector(t *testing.T) {
 	golden(t, "history.diag", []byte(diag+"\n"))
 }
 
+// deferred returns a deferral that lasts, as changed.
+func deferred(change func(*attest.Deferral)) func(*attest.Report) {
+	return func(r *attest.Report) {
+		r.Body.Deferral = &attest.Deferral{Began: 3500, Until: 303500}
+		change(r.Body.Deferral)
+	}
+}
+
+// TestDeferralVector holds the bytes of an alarm whose pause is put off.
+func TestDeferralVector(t *testing.T) {
+	r := example(t)
+	deferred(func(d *attest.Deferral) { d.Ended, d.Why = 9000, attest.EndedApplication })(r)
+	data := seal(t, r)
+	u, err := attest.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := u.Unverified().Body.Deferral; d == nil || *d != *r.Body.Deferral {
+		t.Errorf("it came as %+v", d)
+	}
+	diag, err := cbor.Diagnose(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "deferral.cbor", data)
+	golden(t, "deferral.diag", []byte(diag+"\n"))
+}
+
 // TestRefusals changes one thing each in a good report.
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct {
@@ -249,6 +277,16 @@ func TestRefusals(t *testing.T) {
 		{"history of the future", func(r *attest.Report) { r.Body.History = crossed(1000, 5000) }, "not of the last 60 s"},
 		{"history beyond a minute", func(r *attest.Report) { r.Body.End, r.Body.History = 90_000, crossed(1000, 61_000) }, "not of the last 60 s"},
 		{"history outside an alarm", func(r *attest.Report) { r.Body.Kind, r.Body.History = attest.KindStage, crossed(1000, 2000) }, "kind stage"},
+		{"deferral of no pause", func(r *attest.Report) {
+			r.Body.Stage, r.Body.Pause = reference.StageIntegration, nil
+			deferred(func(*attest.Deferral) {})(r)
+		}, "deferral of no pause"},
+		{"deferral of an unconfirmed pause", func(r *attest.Report) { r.Body.Pause.ID = nil; deferred(func(*attest.Deferral) {})(r) }, "deferral of no pause"},
+		{"deferral without an end", deferred(func(d *attest.Deferral) { d.Until = 3_603_501 }), "the longest is 3600000 ms"},
+		{"deferral of no time", deferred(func(d *attest.Deferral) { d.Until = d.Began }), "deferral from 3500 to 3500 ms"},
+		{"deferral that ended for nothing", deferred(func(d *attest.Deferral) { d.Ended = 5000 }), "ended at 5000 ms for reason 0"},
+		{"deferral that ended before it began", deferred(func(d *attest.Deferral) { d.Ended, d.Why = 3500, attest.EndedTime }), "before it began"},
+		{"deferral that ended for an unknown reason", deferred(func(d *attest.Deferral) { d.Ended, d.Why = 5000, 4 }), "for reason 4"},
 		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = []byte{0} }, "does not follow"},
 	} {
 		r := example(t)
@@ -461,7 +499,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	key := fixedSigner(f).Public()
 	good := map[[32]byte]bool{} // what the key has signed
-	for _, name := range []string{"alarm", "history", "logs"} {
+	for _, name := range []string{"alarm", "history", "logs", "deferral"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
 		if err != nil {
 			f.Fatal(err)

@@ -152,6 +152,7 @@ type Body struct {
 	Notes      []string           `cbor:"15,keyasint,omitempty"` // degraded modes, in words
 	History    *History           `cbor:"20,keyasint,omitempty"` // in alarms: the last minute of the number that crossed
 	Unalarmed  uint64             `cbor:"21,keyasint,omitempty"` // crossings since the report before that made no alarm: more than four a minute
+	Deferral   *Deferral          `cbor:"17,keyasint,omitempty"` // of the pause, when the application put it off
 	NoLogs     map[Log]Gap        `cbor:"16,keyasint,omitempty"` // logs of the boot that the device cannot send, and why
 }
 
@@ -454,6 +455,14 @@ func (r *Report) check() error {
 			return fmt.Errorf("history in a report of kind %s", b.Kind)
 		}
 		if err := b.History.check(b.End); err != nil {
+			return err
+		}
+	}
+	if b.Deferral != nil {
+		if b.Pause == nil || len(b.Pause.ID) == 0 {
+			return errors.New("deferral of no pause")
+		}
+		if err := b.Deferral.check(); err != nil {
 			return err
 		}
 	}

@@ -156,6 +156,7 @@ func (a *author) manifest(t *table) *Manifest {
 		}
 		v.close()
 	}
+	m.Leeway = a.leeway(t)
 	if v := t.get("boot").table(); v != nil {
 		m.Boot = &Boot{Accept: [][]byte{}}
 		for _, e := range v.need("pcrs", "write pcrs = [0, 2, 4, 7]").elems() {
@@ -477,6 +478,10 @@ func (f field) text() string {
 		return ""
 	}
 	return f.n.text
+}
+
+func (f field) flag() bool {
+	return f.is(unstable.Bool, "true or false") && f.n.text == "true"
 }
 
 func (f field) integer() (int64, bool) {

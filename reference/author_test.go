@@ -166,6 +166,11 @@ func random(r *rand.Rand) *reference.Manifest {
 		m.Silence = &reference.Silence{After: 1000 + uint32(r.IntN(3_599_000)), Then: reference.Enforce(1 + r.IntN(3))}
 	}
 	if r.IntN(2) == 0 {
+		m.Leeway = &reference.Leeway{Defer: &reference.Deferral{
+			Most: 1 + uint32(r.IntN(3600)), Total: 3600 + uint32(r.IntN(80000)), User: "pump", Answer: 1 + uint32(r.IntN(1000)), NeverIntegrity: r.IntN(2) == 0,
+		}}
+	}
+	if r.IntN(2) == 0 {
 		m.Boot = &reference.Boot{PCRs: []int{r.IntN(5), 5 + r.IntN(19)}, Accept: [][]byte{}}
 		for range r.IntN(3) {
 			m.Boot.Accept = append(m.Boot.Accept, raw(r, 32))

@@ -22,6 +22,8 @@ func TestCDDL(t *testing.T) {
 		{"manifest", "rule", reference.Rule{}},
 		{"manifest", "reaction", reference.Reaction{}},
 		{"manifest", "silence", reference.Silence{}},
+		{"manifest", "leeway", reference.Leeway{}},
+		{"manifest", "deferral", reference.Deferral{}},
 		{"manifest", "boot", reference.Boot{}},
 		{"manifest", "resume-policy", reference.ResumePolicy{}},
 		{"manifest", "boot-group", reference.BootGroup{}},

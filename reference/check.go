@@ -63,6 +63,7 @@ func (m *Manifest) Check() []Problem {
 	}
 	c.nesting()
 	c.reaction()
+	c.leeway()
 	c.boot()
 	c.bootEvents()
 	c.files()

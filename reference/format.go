@@ -39,6 +39,7 @@ func Format(m *Manifest) []byte {
 	if s := m.Silence; s != nil {
 		f.line("silence = { after = %s, then = %s }", span(s.After, "ms"), quote(s.Then.String()))
 	}
+	f.leeway(m.Leeway)
 	if b := m.Boot; b != nil {
 		accept := make([]string, len(b.Accept))
 		for i, d := range b.Accept {

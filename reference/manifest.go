@@ -50,6 +50,7 @@ type Manifest struct {
 	ReportEvery uint32       `cbor:"16,keyasint"`           // seconds between routine reports, 1 to 3600
 	Resume      ResumePolicy `cbor:"17,keyasint"`           // who may end a pause
 	BootEvents  []BootGroup  `cbor:"18,keyasint,omitempty"` // sound boots by the events of their logs, beside Boot.Accept
+	Leeway      *Leeway      `cbor:"19,keyasint,omitempty"` // what may hold a pause back
 	Files       *Files       `cbor:"21,keyasint,omitempty"` // files that IMA may measure
 }
 

@@ -134,6 +134,16 @@ func steps() *reference.Manifest {
 	return &m
 }
 
+// deferred lets the application defer a pause.
+func deferred(change func(*reference.Deferral)) func(*reference.Manifest) {
+	return func(m *reference.Manifest) {
+		d := &reference.Deferral{Most: 300, Total: 900, User: "pump", Answer: 200, NeverIntegrity: true}
+		if m.Leeway = (&reference.Leeway{Defer: d}); change != nil {
+			change(d)
+		}
+	}
+}
+
 // prepares makes the first step of a chain one that waits for the application.
 func prepares(m *reference.Manifest) {
 	m.Reaction[0] = reference.Reaction{Do: reference.Prepare, Deadline: 10000}
@@ -241,8 +251,16 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-no-tone", chain(func(m *reference.Manifest) { m.Reaction[10].Value = "5" }), manifest, reference.ErrContent, "Hz is outside 20 to 20000"},
 		{"manifest/refused-unknown-step", chain(func(m *reference.Manifest) { m.Reaction[10].Do = 14 }), manifest, reference.ErrContent, "unknown step 14"},
 		{"manifest/prepare", chain(prepares), manifest, nil, ""},
-		{"manifest/refused-prepare-later", chain(func(m *reference.Manifest) { m.Reaction[1] = reference.Reaction{Do: reference.Prepare, Deadline: 10000} }), manifest, reference.ErrContent, "may have stopped the application already"},
+		{"manifest/refused-prepare-later", chain(func(m *reference.Manifest) {
+			m.Reaction[1] = reference.Reaction{Do: reference.Prepare, Deadline: 10000}
+		}), manifest, reference.ErrContent, "may have stopped the application already"},
 		{"manifest/refused-prepare-with-target", chain(func(m *reference.Manifest) { prepares(m); m.Reaction[0].Target = "pump" }), manifest, reference.ErrContent, "prepare has no target"},
+		{"manifest/defer", change(deferred(nil)), manifest, nil, ""},
+		{"manifest/refused-defer-endless", change(deferred(func(d *reference.Deferral) { d.Most = 3601 })), manifest, reference.ErrContent, "3601 s is outside 1 to 3600"},
+		{"manifest/refused-defer-more-than-in-all", change(deferred(func(d *reference.Deferral) { d.Total = 299 })), manifest, reference.ErrContent, "299 s in 24 hours is outside 300 to 86400"},
+		{"manifest/refused-defer-by-nobody", change(deferred(func(d *reference.Deferral) { d.User = "" })), manifest, reference.ErrContent, "is not the name or number of a user"},
+		{"manifest/refused-defer-without-hurry", change(deferred(func(d *reference.Deferral) { d.Answer = 1001 })), manifest, reference.ErrContent, "1001 ms is outside 1 to 1000"},
+		{"manifest/refused-leeway-for-nothing", change(func(m *reference.Manifest) { m.Leeway = &reference.Leeway{} }), manifest, reference.ErrContent, "nothing in it lets a pause wait"},
 		{"keys/manufacturer", w.keys, keys, nil, ""},
 		{"keys/operator", w.operatorKeys, keys, nil, ""},
 		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},

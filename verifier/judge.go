@@ -63,10 +63,11 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 		d.Stage, d.Pause, d.Manifest, d.Dropped = b.Stage, b.Pause, b.Manifest, b.Dropped
 		switch {
 		case b.History != nil:
-			d.Crossing = b.History
+			d.Crossing, d.Crossed = b.History, j.crossed()
 		case b.Stage == reference.StageOperating && b.Kind != attest.KindAlarm:
-			d.Crossing = nil
+			d.Crossing, d.Crossed = nil, nil
 		}
+		d.Deferral = j.deferral()
 		d.Boot = boot
 		boot.Uptime = c.report.Uptime
 		if c.report.BootCount != 0 { // 0: not known yet
@@ -83,6 +84,39 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 	copy(r.Previous[:], b.Previous)
 	r.Result, err = v.sign(j.result(v.cfg.Build, tier, boot))
 	return r, down, err
+}
+
+// crossed returns what the number is called whose history the report carries.
+func (j *judge) crossed() *Crossed {
+	vocab, err := facts.NewVocabulary(nil)
+	if j.ref != nil {
+		vocab, err = j.ref.Vocabulary(), nil
+	}
+	if err != nil {
+		return nil
+	}
+	if d, ok := vocab.ByKey(j.report.Body.History.Fact); ok {
+		return &Crossed{d.Name, d.Unit}
+	}
+	return nil
+}
+
+// deferral returns how the pause was put off. Its end is told by the time of the
+// report, or when the device does not know it, by that of its coming.
+func (j *judge) deferral() *Deferral {
+	b := &j.report.Body
+	if b.Deferral == nil {
+		return nil
+	}
+	at := j.report.IssuedAt
+	if at == 0 {
+		at = j.now
+	}
+	d := &Deferral{Until: at + (b.Deferral.Until-b.End)/1000, Why: b.Deferral.Why}
+	if b.Deferral.Ended != 0 {
+		d.Lasted = b.Deferral.Ended - b.Deferral.Began
+	}
+	return d
 }
 
 // bounded returns the worst findings, and how many more there are.
@@ -312,6 +346,9 @@ func (j *judge) stage(results []appraise.Result, integration appraise.Outcome) {
 		text := "the device is paused: " + b.Pause.Reason
 		if len(b.Pause.ID) == 0 {
 			text = "the device asked for a pause that is not confirmed yet: " + b.Pause.Reason
+		}
+		if d := j.deferral(); d != nil {
+			text += "; " + d.String()
 		}
 		var open []string
 		for _, e := range b.Pause.Effects {

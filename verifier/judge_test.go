@@ -66,6 +66,16 @@ func TestFindings(t *testing.T) {
 			code: verifier.ReasonExtreme, tier: contra, words: "fail-safe: app.flow is 700 ml/h; expected at most 500 ml/h", whole: contra},
 		{name: "paused", report: paused,
 			code: verifier.ReasonPaused, tier: contra, words: "flow above 500 ml/h; steps without their effect: freeze medical.slice: not frozen", whole: contra},
+		{name: "pause deferred", report: func(r *attest.Report) {
+			paused(r)
+			r.Body.Deferral = &attest.Deferral{Began: r.Body.End - 1000, Until: r.Body.End + 240_000}
+		},
+			code: verifier.ReasonPaused, tier: contra, words: "flow above 500 ml/h; deferred by the application until 20", whole: contra},
+		{name: "pause was deferred", report: func(r *attest.Report) {
+			paused(r)
+			r.Body.Deferral = &attest.Deferral{Began: 1000, Until: 301_000, Ended: 62_500, Why: attest.EndedApplication}
+		},
+			code: verifier.ReasonPaused, tier: contra, words: "was deferred by the application for 61.5 s, until the application let it come", whole: contra},
 		{name: "pause not confirmed", report: func(r *attest.Report) { paused(r); r.Body.Pause.ID = nil },
 			code: verifier.ReasonPaused, tier: contra, words: "not confirmed", whole: contra},
 		{name: "not admitted yet", report: func(r *attest.Report) { r.Body.Stage = integration },

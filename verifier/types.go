@@ -9,6 +9,7 @@ package verifier
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -104,6 +105,8 @@ type Device struct {
 
 	Clock     *Clock          `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
 	Crossing  *attest.History `cbor:"32,keyasint,omitempty"` // of the newest alarm, until the device operates again
+	Crossed   *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
+	Deferral  *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
 	Challenge *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
 }
 
@@ -155,6 +158,27 @@ type Clock struct {
 	RestartCount uint32 `cbor:"4,keyasint"`
 	Safe         bool   `cbor:"5,keyasint"`           // false: it may have gone back after a power cut
 	Seed         []byte `cbor:"6,keyasint,omitempty"` // boot_id of the report, 16 bytes
+}
+
+// A Crossed names the number that crossed.
+type Crossed struct {
+	Name string `cbor:"1,keyasint"`
+	Unit string `cbor:"2,keyasint,omitempty"`
+}
+
+// A Deferral is how the application put a pause off, by the verifier's clock.
+type Deferral struct {
+	Until  int64        `cbor:"1,keyasint"`           // when it ends at the latest
+	Lasted int64        `cbor:"2,keyasint,omitempty"` // ms; 0 while it lasts
+	Why    attest.Ended `cbor:"3,keyasint,omitempty"` // it ended
+}
+
+// String tells the deferral as it follows on the reason of a pause.
+func (d *Deferral) String() string {
+	if d.Why == 0 {
+		return "deferred by the application until " + time.Unix(d.Until, 0).UTC().Format("2006-01-02 15:04:05 UTC")
+	}
+	return fmt.Sprintf("was deferred by the application for %.1f s, until %s", float64(d.Lasted)/1000, d.Why)
 }
 
 // A Challenge waits for its answer.

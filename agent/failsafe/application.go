@@ -33,12 +33,15 @@ type conversation struct {
 
 // converse connects to the application. The conversation ends with ctx at the
 // latest.
-func (h *hands) converse(ctx context.Context) (*conversation, error) {
+func (h *hands) converse(ctx context.Context) (*conversation, error) { return h.converseFor(ctx, ctx) }
+
+// converseFor connects until dial ends.
+func (h *hands) converseFor(ctx, dial context.Context) (*conversation, error) {
 	if h.appSocket == "" {
 		return nil, errors.New("no application socket is configured")
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", h.appSocket)
+	conn, err := d.DialContext(dial, "unix", h.appSocket)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the application: %w", err)
 	}
@@ -69,19 +72,19 @@ var errLate = errors.New("the application did not answer in time")
 // hear returns the next line of the application, without its end, and waits for
 // it until end.
 func (c *conversation) hear(ctx context.Context, end time.Time) (string, error) {
-	if c.lines++; c.lines > maxLines {
-		return "", fmt.Errorf("the application answered more than %d lines", maxLines)
-	}
 	if err := c.conn.SetReadDeadline(end); err != nil && ctx.Err() == nil {
 		return "", fmt.Errorf("cannot read the application's answer: %w", err)
 	}
 	line, err := c.read.ReadSlice('\n')
 	switch {
+	case err == nil && c.lines >= maxLines:
+		return "", fmt.Errorf("the application answered more than %d lines", maxLines)
 	case err != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)):
 		return "", errLate
 	case err != nil:
 		return "", fmt.Errorf("cannot read the application's answer: %w", err)
 	}
+	c.lines++
 	return string(line[:len(line)-1]), nil
 }
 

@@ -62,7 +62,12 @@ func (e *Enforcer) settle(ctx context.Context) {
 
 // apply does the steps of pause id, or what is left of them to do.
 func (e *Enforcer) apply(ctx context.Context, id []byte) {
+	e.putOff(ctx, id)
 	e.mu.Lock()
+	if !e.rec.Phase.latched() || !bytes.Equal(e.rec.PauseID, id) || ctx.Err() != nil {
+		e.mu.Unlock()
+		return
+	}
 	// A manifest that came during the pause adds to it.
 	if before := len(e.rec.Steps); e.rec.Phase.latched() {
 		if e.plan(&e.rec); len(e.rec.Steps) != before {
@@ -71,6 +76,9 @@ func (e *Enforcer) apply(ctx context.Context, id []byte) {
 	}
 	steps := slices.Clone(e.rec.Steps)
 	told, began := bytes.Equal(e.told, id), e.rec.Uptime
+	if e.deferral != nil {
+		began = e.deferral.Ended
+	}
 	e.mu.Unlock()
 	for i, s := range steps {
 		if told && tells(s.Reaction) || s.Reaction.Do == reference.Hook && e.seen(i, s.Reaction) {
@@ -368,8 +376,8 @@ func (e *Enforcer) watch(ctx context.Context) {
 // returns when to look again.
 func (e *Enforcer) silence(now time.Time) time.Duration {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if !e.policy.valid || e.policy.ref.Manifest().Silence == nil || e.silent {
-		e.mu.Unlock()
 		return reloadEvery
 	}
 	s := e.policy.ref.Manifest().Silence
@@ -378,16 +386,17 @@ func (e *Enforcer) silence(now time.Time) time.Duration {
 		after = max(after, startGrace)
 	}
 	if left := e.life.Add(after).Sub(now); left > 0 {
-		e.mu.Unlock()
 		return left
 	}
 	e.silent = true
 	words := fmt.Sprintf("measuring process silent for %.1f s", now.Sub(e.life).Seconds())
 	e.degrade("silence", errors.New(words))
-	if s.Then == reference.Pause && !e.rec.Phase.latched() {
-		e.pause(words + "; the manifest asks for a pause") // unlocks
-		return reloadEvery
+	if s.Then == reference.Pause {
+		if !e.rec.Phase.latched() {
+			e.pause(words+"; the manifest asks for a pause", nil)
+			return reloadEvery
+		}
+		e.hasten() // a device that nobody measures does not wait
 	}
-	e.mu.Unlock()
 	return reloadEvery
 }

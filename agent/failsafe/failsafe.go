@@ -109,6 +109,9 @@ type Enforcer struct {
 	pending  [][]byte // resumes of the present pause that wait for another signer
 	effects  []Effect
 	intent   bool               // a pause that the disk does not have yet is in the intent
+	may      permission         // to defer the present pause
+	deferral *Deferral          // of the present pause; nil without one
+	hurry    context.CancelFunc // ends the deferral; nil when there was none
 	told     []byte             // the pause of which the application was told in this run
 	degraded map[string]string  // by topic, in words
 	stop     context.CancelFunc // ends the steps that run now; nil when none do
@@ -496,6 +499,10 @@ func (e *Enforcer) status() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Status{Phase: e.rec.Phase, Since: e.rec.Since, Uptime: e.rec.Uptime, Reason: e.rec.Reason, Effects: slices.Clone(e.effects)}
+	if e.deferral != nil {
+		d := *e.deferral
+		s.Deferral = &d
+	}
 	copy(s.PauseID[:], e.rec.PauseID)
 	if e.policy.ref != nil {
 		s.Manifest, s.Sequence = e.policy.ref.Digest(), e.policy.ref.Manifest().Sequence
@@ -527,8 +534,9 @@ func (e *Enforcer) status() Status {
 // process's word: who may ask can cause a pause.
 func (e *Enforcer) acceptPause(p PauseRequest) error {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.rec.Phase.latched() {
-		e.mu.Unlock()
+		e.another(p)
 		return nil
 	}
 	if mayPause(e.policy.ref, p) != nil {
@@ -542,17 +550,24 @@ func (e *Enforcer) acceptPause(p PauseRequest) error {
 		if ref == nil {
 			err = fmt.Errorf("%w: %s", err, e.policy.note)
 		}
-		e.mu.Unlock()
 		return fmt.Errorf("cannot pause: %w", err)
 	}
 	if e.rec.Phase.latched() {
-		e.mu.Unlock()
+		e.another(p)
 		return nil
 	}
 	e.pause(appraise.Explain(ref, appraise.Result{
 		Stage: reference.StagePaused, Index: p.Rule, Verdict: appraise.Deviates, Reading: p.Reading, Lasted: p.Lasted,
-	})) // unlocks
+	}), ref.Deferral(p.Rule))
 	return nil
+}
+
+// another takes a reason to pause in a pause: one that is not deferred ends a
+// deferral. It is called with mu held.
+func (e *Enforcer) another(p PauseRequest) {
+	if ref := e.policy.ref; mayPause(ref, p) == nil && ref.Deferral(p.Rule) == nil {
+		e.hasten()
+	}
 }
 
 func mayPause(ref *reference.Reference, p PauseRequest) error {
@@ -575,9 +590,10 @@ func mayPause(ref *reference.Reference, p PauseRequest) error {
 	return nil
 }
 
-// pause latches a pause and lets its chain begin. It is called with mu held
-// and releases it: the chain begins while the second copy is written.
-func (e *Enforcer) pause(reason string) {
+// pause latches a pause and lets its chain begin; limit says how far it can be
+// deferred, nil that it cannot. It is called with mu held and releases it for a
+// while: the chain begins while the second copy is written.
+func (e *Enforcer) pause(reason string, limit *reference.Deferral) {
 	rec := record{Version: 1, Phase: PhasePausing, PauseID: newPauseID(), Reason: clip(reason, maxReason)}
 	e.since(&rec)
 	rec.Steps = e.rec.Steps // what a resume has not undone yet
@@ -596,7 +612,11 @@ func (e *Enforcer) pause(reason string) {
 		e.intent = true
 		err = writeState(e.intentFile(), rec)
 	}
-	e.rec, e.pending, e.effects = rec, nil, nil
+	e.rec, e.pending, e.effects, e.deferral, e.may = rec, nil, nil, nil, permission{}
+	if limit != nil && err == nil && !e.intent {
+		// Only a pause that a power cut does not end is put off.
+		e.may = permission{rec.PauseID, *limit}
+	}
 	e.log.Error("paused", "pause", fmt.Sprintf("%x", rec.PauseID), "reason", rec.Reason)
 	e.turn()
 	notify(e.nvKick)
@@ -607,7 +627,6 @@ func (e *Enforcer) pause(reason string) {
 	if err == nil {
 		e.dropIntent()
 	}
-	e.mu.Unlock()
 }
 
 // intentFile is in memory, as the socket is: a reboot forgets it.

@@ -136,7 +136,7 @@ func (e *Enforcer) acceptResume(document []byte) error {
 		e.degrade("latch", errors.Join(err, back))
 		return fmt.Errorf("cannot accept resume: %w", err)
 	}
-	e.rec, e.pending, e.effects = rec, nil, nil
+	e.rec, e.pending, e.effects, e.deferral = rec, nil, nil, nil
 	e.dropIntent()
 	e.log.Warn("resume accepted", "pause", fmt.Sprintf("%x", rec.PauseID), "signers", len(signers))
 	e.turn()

@@ -45,6 +45,7 @@ type Status struct {
 	Degraded []string       `cbor:"8,keyasint,omitempty"`  // what does not work as it should; in words
 	Manifest [32]byte       `cbor:"9,keyasint"`            // SHA-256 of the manifest it enforces; zero without one
 	Sequence uint64         `cbor:"10,keyasint,omitempty"` // of that manifest
+	Deferral *Deferral      `cbor:"11,keyasint,omitempty"` // of the present pause; nil without one
 }
 
 // An Effect is what a step was observed to do.

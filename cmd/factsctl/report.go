@@ -48,6 +48,7 @@ type shownReport struct {
 	Manifest   *web.Manifest `json:"manifest"`        // the edition that the device compared with
 	Verified   bool          `json:"manifest_verified"`
 	Pause      *web.Pause    `json:"pause"`
+	Deferral   *shownDelay   `json:"deferral,omitempty"`  // how the application put the pause off
 	Crossing   *web.Crossing `json:"crossing,omitempty"`  // in alarms: the last minute of the number that crossed
 	Unalarmed  uint64        `json:"unalarmed,omitempty"` // crossings since the report before without an alarm
 	Results    []shownResult `json:"results"`             // the device's own comparison
@@ -79,6 +80,36 @@ type shownFolded struct {
 	Max *int64 `json:"max,omitempty"`
 	def facts.Def
 	raw facts.Value
+}
+
+// A shownDelay is how the application put the pause off, in ms since boot.
+type shownDelay struct {
+	Began int64  `json:"began_ms"`
+	Until int64  `json:"until_ms"`           // when it ends at the latest
+	Ended int64  `json:"ended_ms,omitempty"` // missing while it lasts
+	Why   string `json:"why,omitempty"`      // it ended
+	At    int64  `json:"until,omitempty"`    // Until by the device's clock, where it knew the time
+}
+
+func newShownDelay(d *attest.Deferral, r *attest.Report) *shownDelay {
+	s := &shownDelay{Began: d.Began, Until: d.Until, Ended: d.Ended}
+	if d.Why != 0 {
+		s.Why = d.Why.String()
+	}
+	if r.IssuedAt != 0 {
+		s.At = r.IssuedAt + (d.Until-r.Body.End)/1000
+	}
+	return s
+}
+
+func (d *shownDelay) words() string {
+	switch {
+	case d.Ended != 0:
+		return fmt.Sprintf("for %.1f s by the application, until %s", float64(d.Ended-d.Began)/1000, d.Why)
+	case d.At != 0:
+		return "by the application until " + web.Stamp(d.At) + " by the device's clock"
+	}
+	return fmt.Sprintf("by the application until %v after boot", time.Duration(d.Until)*time.Millisecond)
 }
 
 type shownStock struct {
@@ -220,6 +251,9 @@ func newShownReport(m *attest.Message, u *attest.Unverified, ref *reference.Refe
 			s.Pause.Effects = append(s.Pause.Effects, web.Effect{Kind: e.Kind.String(), Target: e.Target, Done: e.Done, Observed: e.Observed, Millis: e.Millis})
 		}
 	}
+	if d := b.Deferral; d != nil {
+		s.Deferral = newShownDelay(d, r)
+	}
 	s.Crossing, s.Unalarmed = web.NewCrossing(b.History), b.Unalarmed
 	if i := b.Inventory; i != nil {
 		s.Inventory = &shownStock{i.Vendor, i.Model, i.Serial, i.Firmware, i.Services, i.Crypto}
@@ -275,6 +309,11 @@ func (s *shownReport) measure(r *attest.Report, ref *reference.Reference) error 
 	}
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(r.Body.Facts)), maps.Keys(r.Body.Gaps))
 	slices.Sort(keys)
+	if c := s.Crossing; c != nil {
+		if def, ok := vocabulary.ByKey(facts.Key(c.Fact)); ok {
+			c.Name, c.Unit = def.Name, def.Unit
+		}
+	}
 	for _, k := range keys {
 		def, ok := vocabulary.ByKey(k)
 		if !ok {
@@ -341,13 +380,16 @@ func (s *shownReport) print(out io.Writer) error {
 			row("\npaused by fail-safe%s: %s", since, p.Why())
 			row("  pause\t%s", p.ID)
 		}
+		if s.Deferral != nil {
+			row("  deferred\t%s", s.Deferral.words())
+		}
 		for _, e := range p.Effects {
 			row("  %s\t%s: %s, after %d ms", map[bool]string{true: "done", false: "NO EFFECT"}[e.Done], e.Title(), web.Clean(e.Observed), e.Millis)
 		}
 	}
 	if c := s.Crossing; c != nil {
 		low, high := c.Bounds()
-		row("\nfact %d over the last minute, from %d to %d, then %d", c.Fact, low, high, c.Last())
+		row("\n%s over the last minute, from %s to %s, then %s", c.Title(), c.In(low), c.In(high), c.In(c.Last()))
 		row("  %s", c.Spark())
 	}
 	if s.Unalarmed > 0 {

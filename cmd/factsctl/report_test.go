@@ -97,6 +97,8 @@ func TestReportShow(t *testing.T) {
 		{"root without keys", []string{file, "--manifest", edition, "--root", root}, exitUsage, "keys"},
 		{"expired", []string{file, "--manifest", edition, "--root", root, "--keys", keys, "--at", "2040-01-01"}, exitRefused, "validity has ended"},
 		{"paused", []string{vector}, 0, "paused by fail-safe since 2027-01-15 08:00:00 UTC: app.flow is 620 ml/h\ndone   freeze medical.slice: frozen 1, after 3 ms\nenergy.battery     absent: no battery\ncpu.usage          304 permille (300 to 304)"},
+		{"deferred", []string{"../../testdata/vectors/report/deferral.cbor"}, 0, "deferred  for 5.5 s by the application, until the application let it come"},
+		{"history without a manifest", []string{"../../testdata/vectors/report/history.cbor"}, 0, "fact 1000 over the last minute, from -120 to 620, then 620"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want := strings.Split(tt.want, "\n")
@@ -110,6 +112,27 @@ func TestReportShow(t *testing.T) {
 				t.Errorf("the device controls the terminal: %q", got)
 			}
 		})
+	}
+
+	for _, tt := range []struct {
+		edit func(*attest.Report)
+		args []string
+		want string
+	}{
+		{func(r *attest.Report) {}, nil, "deferred  by the application until 2027-01-15 08:05:00 UTC by the device's clock"},
+		{func(r *attest.Report) { r.IssuedAt = 0 }, nil, "deferred  by the application until "},
+		{func(r *attest.Report) {}, []string{"--manifest", edition, "--root", root, "--keys", keys}, "app.flow over the last minute, from 120 ml/h to 620 ml/h, then 620 ml/h"},
+	} {
+		r := d.Report(attest.KindAlarm)
+		r.IssuedAt, r.Body.Stage = referencetest.Now, reference.StagePaused
+		r.Body.Pause = &attest.Pause{ID: make([]byte, 16), Reason: "fail-safe"}
+		r.Body.Deferral = &attest.Deferral{Began: r.Body.End, Until: r.Body.End + 300_000}
+		r.Body.History = &attest.History{Fact: 1000, Samples: []attest.Sample{{At: r.Body.End - 1000, Value: 120}, {At: r.Body.End, Value: 620}}}
+		tt.edit(r)
+		file := save(t, dir, "deferred.cbor", verifiertest.Encode(t, d.Seal(r)))
+		if got := ctl(t, 0, append([]string{"report", "show", file}, tt.args...)...); !strings.Contains(got, tt.want) {
+			t.Errorf("no %q in\n%s", tt.want, got)
+		}
 	}
 
 	var s shownReport

@@ -399,6 +399,9 @@ func (w *watcher) frame(devices []web.Device, reports []web.Report) []string {
 		add("%s %s%s", mark(d.Tier), strings.ToUpper(d.State()), why(d))
 		add("  key: %s; enrolment: %s; seen %s; report %d", d.KeyLabel(), d.Enrolled, web.Ago(now, d.LastSeen), d.Sequence)
 		if d.Pause != nil {
+			if d.Pause.Deferral != nil {
+				add("    %s", d.Pause.Deferral.Words())
+			}
 			for _, e := range d.Pause.Effects {
 				tier := verifier.TierAffirming
 				if !e.Done {

@@ -180,6 +180,13 @@ func status(ctx context.Context, c *config, _ *slog.Logger, out io.Writer) error
 	if s.Reason != "" {
 		fmt.Fprintf(out, "pause: %x\nreason: %s\n", s.PauseID, s.Reason)
 	}
+	if d := s.Deferral; d != nil {
+		if left := d.Until - linux.Uptime(); d.Ended == 0 {
+			fmt.Fprintf(out, "deferred: by the application, for at most %d ms more\n", left)
+		} else {
+			fmt.Fprintf(out, "deferred: by the application, for %d ms\n", d.Ended-d.Began)
+		}
+	}
 	for _, e := range s.Effects {
 		fmt.Fprintf(out, "step: %s %s: %s (%d ms)\n", e.Kind, e.Target, e.Observed, e.Millis)
 	}

@@ -49,6 +49,8 @@ type Device struct {
 // A Crossing is the last minute of the number that crossed a fail-safe extreme.
 type Crossing struct {
 	Fact    int      `json:"fact"`    // wire key
+	Name    string   `json:"name"`    // as the catalogue or the manifest calls it; "" when nobody does
+	Unit    string   `json:"unit"`    // of the values
 	Samples []Sample `json:"samples"` // oldest first
 }
 
@@ -108,6 +110,27 @@ type Pause struct {
 	Since   int64    `json:"since"` // by the device's clock
 	Reason  string   `json:"reason"`
 	Effects []Effect `json:"effects"`
+	// Deferral is how the application put it off; missing when it did not.
+	Deferral *Deferral `json:"deferral,omitempty"`
+}
+
+// A Deferral is how the application put a pause off, which is latched meanwhile.
+type Deferral struct {
+	Until  int64  `json:"until"`         // when it ends at the latest
+	Lasted int64  `json:"ms,omitempty"`  // how long it was; missing while it lasts
+	Why    string `json:"why,omitempty"` // it ended; missing while it lasts
+}
+
+// NewDeferral returns what is shown of a deferral; nil of none.
+func NewDeferral(d *verifier.Deferral) *Deferral {
+	if d == nil {
+		return nil
+	}
+	v := &Deferral{Until: d.Until, Lasted: d.Lasted}
+	if d.Why != 0 {
+		v.Why = d.Why.String()
+	}
+	return v
 }
 
 // An Effect is what a step of the reaction chain was observed to do.
@@ -169,7 +192,7 @@ func newDevice(d *verifier.Device) Device {
 		v.AK = hex.EncodeToString(sum[:])
 	}
 	if p := d.Pause; p != nil {
-		v.Pause = &Pause{ID: hex.EncodeToString(p.ID), Since: p.Since, Reason: p.Reason, Effects: []Effect{}}
+		v.Pause = &Pause{ID: hex.EncodeToString(p.ID), Since: p.Since, Reason: p.Reason, Effects: []Effect{}, Deferral: NewDeferral(d.Deferral)}
 		for _, e := range p.Effects {
 			v.Pause.Effects = append(v.Pause.Effects, Effect{e.Kind.String(), e.Target, e.Done, e.Observed, e.Millis})
 		}
@@ -178,6 +201,9 @@ func newDevice(d *verifier.Device) Device {
 		v.Boot = newBoot(d.Boot)
 	}
 	v.Crossing = NewCrossing(d.Crossing)
+	if v.Crossing != nil && d.Crossed != nil {
+		v.Crossing.Name, v.Crossing.Unit = d.Crossed.Name, d.Crossed.Unit
+	}
 	if m := d.Manifest; m != nil {
 		v.Manifest = &Manifest{m.Sequence, hex.EncodeToString(m.Digest)}
 	}

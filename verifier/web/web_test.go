@@ -161,6 +161,7 @@ func paused(t testing.TB, b byte) verifier.Device {
 		{Kind: reference.StopUnit, Target: "radio.service", Observed: "still active", Millis: 2000},
 	}}
 	d.Crossing = &attest.History{Fact: 1000, Samples: []attest.Sample{{At: 1000, Value: 120}, {At: 2000, Value: 120}, {At: 3000, Value: 620}}}
+	d.Crossed = &verifier.Crossed{Name: "app.flow", Unit: "ml/h"}
 	d.Findings = []verifier.Finding{
 		{Code: verifier.ReasonKeyFile, Tier: verifier.TierNone, Text: "the device key is in a file: whoever reads it is the device"},
 		{Code: verifier.ReasonDeviates, Tier: verifier.TierWarning, Text: "operating: network.listening has tcp/0.0.0.0:4444, which nobody declared; expected nothing but {tcp/0.0.0.0:22}"},
@@ -335,6 +336,31 @@ func TestHostileTexts(t *testing.T) {
 		}
 		if !strings.Contains(page, "&lt;script&gt;alert(1)") {
 			t.Errorf("%s does not show the text at all:\n%s", path, page)
+		}
+	}
+}
+
+// TestDeferral shows that a pause is put off, and by what name the number goes
+// that crossed.
+func TestDeferral(t *testing.T) {
+	m := example(t)
+	for _, tt := range []struct {
+		deferral *verifier.Deferral
+		want     []string
+	}{
+		{nil, []string{"paused by fail-safe", "<code>app.flow</code></bdi> over the last minute: from <bdi>120 ml/h</bdi> to <bdi>620 ml/h</bdi>"}},
+		{&verifier.Deferral{Until: now + 240}, []string{"pause deferred", "latched and deferred by the application until 2027-01-15 08:04:00 UTC", "does not count as operating"}},
+		{&verifier.Deferral{Until: now + 240, Lasted: 61_500, Why: attest.EndedTime}, []string{"paused by fail-safe", "The pause was deferred by the application for 61.5 s, until its time was over"}},
+	} {
+		d := paused(t, 2)
+		d.Deferral = tt.deferral
+		m.devices[ueid(2)] = d
+		w := httptest.NewRecorder()
+		m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/devices/"+ueid(2).String(), nil))
+		for _, want := range tt.want {
+			if !strings.Contains(w.Body.String(), want) {
+				t.Errorf("the page does not say %q:\n%s", want, w.Body)
+			}
 		}
 	}
 }

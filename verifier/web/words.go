@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -55,6 +56,9 @@ func (d *Device) State() string {
 		if d.Pause != nil && d.Pause.ID == "" {
 			return "pause asked for, not confirmed yet"
 		}
+		if d.Pause != nil && d.Pause.Deferral != nil && d.Pause.Deferral.Why == "" {
+			return "pause deferred"
+		}
 		return "paused by fail-safe"
 	}
 	return "stage not known"
@@ -86,6 +90,30 @@ func TierWords(tier string) string {
 
 // Why returns the reason of a pause, as it follows on "paused by fail-safe".
 func (p *Pause) Why() string { return strings.TrimPrefix(Clean(p.Reason), "fail-safe: ") }
+
+// Words tells a deferral as it follows on a pause.
+func (d *Deferral) Words() string {
+	if d.Why == "" {
+		return "deferred by the application until " + Stamp(d.Until)
+	}
+	return fmt.Sprintf("was deferred by the application for %.1f s, until %s", float64(d.Lasted)/1000, Clean(d.Why))
+}
+
+// Title returns what the number is called.
+func (c *Crossing) Title() string {
+	if c.Name == "" {
+		return fmt.Sprintf("fact %d", c.Fact)
+	}
+	return Clean(c.Name)
+}
+
+// In returns a value with the unit.
+func (c *Crossing) In(v int64) string {
+	if c.Unit == "" || c.Unit == "1" {
+		return strconv.FormatInt(v, 10)
+	}
+	return fmt.Sprintf("%d %s", v, Clean(c.Unit))
+}
 
 // Bounds returns the least and the greatest value.
 func (c *Crossing) Bounds() (low, high int64) {
