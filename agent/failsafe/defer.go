@@ -40,6 +40,7 @@ const (
 type permission struct {
 	pause []byte // nil: none is
 	limit reference.Deferral
+	kept  <-chan error // tells when the disk has the latch, or does not take it
 }
 
 // A grant is one deferral of those that count for the total.
@@ -80,8 +81,8 @@ func (e *Enforcer) grantsFile() string { return e.cfg.Socket + ".deferred" }
 //	< defer MS        put it off for so long
 //	< go              the pause may come; also later, to end a deferral
 //
-// A deferral ends with the connection too. Only what is written down durably is
-// put off: see pause.
+// A deferral ends with the connection too. Only a pause that the disk has, and that
+// a power cut does not end, is put off.
 func (e *Enforcer) putOff(ctx context.Context, id []byte) {
 	e.mu.Lock()
 	may := e.may
@@ -94,7 +95,7 @@ func (e *Enforcer) putOff(ctx context.Context, id []byte) {
 	hurry := e.hurry
 	e.mu.Unlock()
 	defer hurry()
-	c, most, err := e.askToDefer(ctx, id, &may.limit)
+	c, most, err := e.askToDefer(ctx, id, &may)
 	if err != nil {
 		e.log.Info("pause is not deferred", "reason", err)
 		return
@@ -117,7 +118,19 @@ func (e *Enforcer) putOff(ctx context.Context, id []byte) {
 
 // askToDefer returns the conversation in which the application defers, and for
 // how many ms.
-func (e *Enforcer) askToDefer(ctx context.Context, id []byte, limit *reference.Deferral) (*conversation, int64, error) {
+func (e *Enforcer) askToDefer(ctx context.Context, id []byte, may *permission) (*conversation, int64, error) {
+	limit := &may.limit
+	first := time.Now().Add(time.Duration(limit.Answer) * time.Millisecond)
+	dial, cancel := context.WithDeadline(ctx, first)
+	defer cancel()
+	select {
+	case err := <-may.kept:
+		if err != nil {
+			return nil, 0, fmt.Errorf("the latch is not on the disk: %w", err)
+		}
+	case <-dial.Done():
+		return nil, 0, errors.New("the latch is not on the disk yet")
+	}
 	var given grants
 	if err := readState(e.grantsFile(), maxGrantsSize, &given); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, fmt.Errorf("cannot tell how much was deferred before: %w", err)
@@ -128,10 +141,7 @@ func (e *Enforcer) askToDefer(ctx context.Context, id []byte, limit *reference.D
 	if most <= 0 || len(recent) >= maxGrants {
 		return nil, 0, fmt.Errorf("%d ms were deferred in 24 hours, the limit is %d s", used, limit.Total)
 	}
-	first := time.Now().Add(time.Duration(limit.Answer) * time.Millisecond)
-	dial, cancel := context.WithDeadline(ctx, first)
 	c, err := e.hands.converseFor(ctx, dial)
-	cancel()
 	if err != nil {
 		return nil, 0, err
 	}

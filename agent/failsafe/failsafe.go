@@ -613,15 +613,16 @@ func (e *Enforcer) pause(reason string, limit *reference.Deferral) {
 		err = writeState(e.intentFile(), rec)
 	}
 	e.rec, e.pending, e.effects, e.deferral, e.may = rec, nil, nil, nil, permission{}
-	if limit != nil && err == nil && !e.intent {
-		// Only a pause that a power cut does not end is put off.
-		e.may = permission{rec.PauseID, *limit}
+	kept := make(chan error, 1)
+	if limit != nil {
+		e.may = permission{rec.PauseID, *limit, kept}
 	}
 	e.log.Error("paused", "pause", fmt.Sprintf("%x", rec.PauseID), "reason", rec.Reason)
 	e.turn()
 	notify(e.nvKick)
 	e.mu.Unlock()
 	err = errors.Join(err, <-written, e.latch.finish(rec))
+	kept <- err
 	e.mu.Lock()
 	e.degrade("latch", err)
 	if err == nil {
