@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/miotfacts/miotfacts/agent/durable"
 	"github.com/miotfacts/miotfacts/talk"
 	"github.com/miotfacts/miotfacts/talk/capture"
 	"github.com/miotfacts/miotfacts/talk/mmdb"
@@ -17,33 +18,46 @@ import (
 // maxTable bounds a table of countries and operators, in bytes.
 const maxTable = 512 << 20
 
+// seen is where a record of peers comes from.
+type seen struct{ pcap, record string }
+
+func (s *seen) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.pcap, "pcap", "", "capture `file`, - for standard input")
+	f.StringVar(&s.record, "record", "", "`file` in which factstalk on the device keeps its record")
+	c.MarkFlagsMutuallyExclusive("pcap", "record")
+	c.MarkFlagsOneRequired("pcap", "record")
+}
+
 func newTalkCommand() *cobra.Command {
-	var pcap, parties, labelFile, page string
+	var parties, labelFile, page string
+	var from seen
 	var tables []string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "talk --pcap FILE",
-		Short: "Say whom a device or an app talks to, from captured packets",
-		Long: `Reads a capture (pcap or pcapng) and lists each peer: name, port, company, network,
-country, TLS version, issuer of the certificate, bytes. Nothing is decrypted: in TLS
-1.3 the issuer is not visible. --table names offline tables in MaxMind DB form for
-countries and operators, --parties a TOML file that says whose names and networks
+		Use:   "talk --pcap FILE | --record FILE",
+		Short: "Say whom a device or an app talks to, from captured packets or the device's own record",
+		Long: `Reads a capture (pcap or pcapng), or the record that factstalk keeps on a device, and
+lists each peer: name, port, company, network, country, TLS version, issuer of the
+certificate, bytes; from a record also the program and its unit. Nothing is decrypted:
+in TLS 1.3 the issuer is not visible. --table names offline tables in MaxMind DB form
+for countries and operators, --parties a TOML file that says whose names and networks
 are (configs/talk-parties-example.toml), --label a signed label, unverified, whose
-declared countries and parties are compared with what was seen. docs/talk.md says
-how to capture.`,
+declared countries and parties are compared with what was seen. docs/talk.md says how
+to capture, and how a device keeps a record.`,
 		Example: `  factsctl talk --pcap app.pcap
+  factsctl talk --record /var/lib/factstalk/talk.record --table country.mmdb --label pump.label
   factsctl talk --pcap app.pcap --table country.mmdb --table asn.mmdb --parties parties.toml
   factsctl talk --pcap app.pcap --table country.mmdb --label scanner.label --json`,
 		Args: cobra.NoArgs,
 	}
+	from.flags(c)
 	f := c.Flags()
-	f.StringVar(&pcap, "pcap", "", "capture `file`, - for standard input")
 	f.StringArrayVar(&tables, "table", nil, "`file` in MaxMind DB form; may be given several times")
 	f.StringVar(&parties, "parties", "", "TOML `file` with companies, their domains and networks")
 	f.StringVar(&labelFile, "label", "", "signed label `file` to compare with")
 	f.StringVar(&page, "html", "", "`file` for the report as a page")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	required(c, "pcap")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var s review.Sources
 		for _, name := range tables {
@@ -73,7 +87,7 @@ how to capture.`,
 			}
 			s.Label = l
 		}
-		record, err := readCapture(c, pcap)
+		record, err := from.read(c)
 		if err != nil {
 			return err
 		}
@@ -100,34 +114,35 @@ how to capture.`,
 }
 
 func newTalkMUDCommand() *cobra.Command {
-	var pcap, url, at, out string
+	var url, at, out string
+	var from seen
 	c := &cobra.Command{
-		Use:   "mud --pcap FILE --url URL",
+		Use:   "mud --pcap FILE | --record FILE --url URL",
 		Short: "Write a MUD file of the connections that were begun",
 		Long: `Writes a MUD file (RFC 8520) that allows the connections which the device began in
-the capture, by name where one was seen. It says what was seen, not what is right:
+the capture or record, by name where one was seen. It says what was seen, not what is right:
 read it before anybody enforces it.`,
 		Example: `  factsctl talk mud --pcap device.pcap --url https://maker.example/device.json --out device.json`,
 		Args:    cobra.NoArgs,
 	}
+	from.flags(c)
 	f := c.Flags()
-	f.StringVar(&pcap, "pcap", "", "capture `file`, - for standard input")
 	f.StringVar(&url, "url", "", "`address` under which the file will be")
 	f.StringVar(&at, "at", "", "`time` of the file, 2027-01-01 or 2027-01-01T12:00:00Z (default now)")
 	f.StringVar(&out, "out", "", "`file` to write (default standard output)")
-	required(c, "pcap", "url")
+	required(c, "url")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		now, err := parseTime(at)
 		if err != nil {
 			return err
 		}
-		record, err := readCapture(c, pcap)
+		record, err := from.read(c)
 		if err != nil {
 			return err
 		}
 		data, err := review.MUD(record, url, now)
 		if err != nil {
-			return fail(exitUsage, "give an address that begins with https:// and a capture with connections of the device", "%w", err)
+			return fail(exitUsage, "give an address that begins with https:// and a capture or record with connections of the device", "%w", err)
 		}
 		return write(c, out, data)
 	}
@@ -135,12 +150,13 @@ read it before anybody enforces it.`,
 }
 
 func newTalkCheckCommand() *cobra.Command {
-	var pcap, mud string
+	var mud string
+	var from seen
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "check --pcap FILE --mud FILE",
+		Use:   "check --pcap FILE | --record FILE --mud FILE",
 		Short: "Compare the connections that were begun with a MUD file",
-		Long: `Compares the connections that the device began in the capture with a MUD file
+		Long: `Compares the connections that the device began in the capture or record with a MUD file
 (RFC 8520). Entries by name, network or local networks are understood; what matches
 by anything else is shown as not appraised and allows nothing. Connections from
 outside are not compared. The signature of the MUD file is not verified. It ends with
@@ -148,17 +164,17 @@ exit code 1 when a connection is not declared.`,
 		Example: `  factsctl talk check --pcap device.pcap --mud device.json`,
 		Args:    cobra.NoArgs,
 	}
+	from.flags(c)
 	f := c.Flags()
-	f.StringVar(&pcap, "pcap", "", "capture `file`, - for standard input")
 	f.StringVar(&mud, "mud", "", "MUD `file`")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	required(c, "pcap", "mud")
+	required(c, "mud")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		data, err := read(c, mud, review.MaxMUD)
 		if err != nil {
 			return err
 		}
-		record, err := readCapture(c, pcap)
+		record, err := from.read(c)
 		if err != nil {
 			return err
 		}
@@ -187,6 +203,24 @@ exit code 1 when a connection is not declared.`,
 		return err
 	}
 	return c
+}
+
+func (s *seen) read(c *cobra.Command) (*talk.Record, error) {
+	if s.record == "" {
+		return readCapture(c, s.pcap)
+	}
+	data, err := durable.Read(s.record, talk.MaxRecord)
+	if errors.Is(err, durable.ErrDamaged) {
+		return nil, fail(exitRefused, "give the file that factstalk wrote, as it is", "%w", err)
+	}
+	if err != nil {
+		return nil, ioFailure(err)
+	}
+	record, err := talk.Decode(data)
+	if err != nil {
+		return nil, fail(exitRefused, "give the file that factstalk wrote, as it is", "%s: %w", s.record, err)
+	}
+	return record, nil
 }
 
 // readCapture reads a capture packet by packet, however large it is.

@@ -31,7 +31,7 @@ thead th { font-weight: bold; }
 <div class="wide" role="region" aria-label="Peers" tabindex="0">
 <table>
 <caption>Peers</caption>
-<thead><tr><th scope="col">Peer</th><th scope="col">Port</th><th scope="col">Company</th><th scope="col">Run by</th><th scope="col">Country</th><th scope="col">Protection</th><th scope="col">Issuer</th><th scope="col">Bytes out</th><th scope="col">Bytes in</th></tr></thead>
+<thead><tr>{{range .Columns}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
 <tbody>
 {{range .Cells}}<tr>{{range $i, $x := .}}{{if $i}}<td>{{$x}}</td>{{else}}<th scope="row">{{$x}}</th>{{end}}{{end}}</tr>
 {{end}}</tbody>

@@ -239,7 +239,7 @@ func (r *Report) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Whom it talks to, seen from %s until %s\n\n", r.From, r.Until)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PEER\tPORT\tCOMPANY\tRUN BY\tCOUNTRY\tPROTECTION\tISSUER\tBYTES OUT\tBYTES IN")
+	fmt.Fprintln(w, strings.ToUpper(strings.Join(r.Columns(), "\t")))
 	for _, c := range r.Cells() {
 		fmt.Fprintln(w, strings.Join(c, "\t"))
 	}
@@ -267,6 +267,20 @@ func known(s string) string {
 	return s
 }
 
+// Columns returns the heads of what Cells returns. Only a device's own record
+// knows programs.
+func (r *Report) Columns() []string {
+	heads := []string{"Peer", "Port", "Company", "Run by", "Country", "Protection", "Issuer", "Bytes out", "Bytes in"}
+	if r.programs() {
+		heads = append(heads, "Program", "Unit")
+	}
+	return heads
+}
+
+func (r *Report) programs() bool {
+	return slices.ContainsFunc(r.Peers, func(p Row) bool { return p.Process != "" || p.Unit != "" })
+}
+
 // Cells returns the table of peers as it is printed.
 func (r *Report) Cells() [][]string {
 	var rows [][]string
@@ -286,7 +300,11 @@ func (r *Report) Cells() [][]string {
 		case p.City != "":
 			country += " (" + p.City + ")"
 		}
-		rows = append(rows, []string{p.title(), port, known(p.Owner), known(p.Operator), known(country), p.Security, p.Issuer, out, in})
+		cells := []string{p.title(), port, known(p.Owner), known(p.Operator), known(country), p.Security, p.Issuer, out, in}
+		if r.programs() {
+			cells = append(cells, known(p.Process), known(p.Unit))
+		}
+		rows = append(rows, cells)
 	}
 	return rows
 }

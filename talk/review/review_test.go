@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/miotfacts/miotfacts/agent/durable"
 	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/talk"
 	"github.com/miotfacts/miotfacts/talk/capture"
@@ -214,6 +216,42 @@ func TestSectionVIC(t *testing.T) {
 	r, err := review.Make(seen(t, write(scanners["wired"])), s)
 	if err != nil || !slices.Equal(r.Others, []string{"AMAZON-AES", "GOOGLE"}) {
 		t.Errorf("without parties: %v, %v", r.Others, err)
+	}
+}
+
+// The record that factstalk would keep on the wired scanner: the fixture of
+// factsctl talk --record.
+func TestDeviceRecord(t *testing.T) {
+	r := seen(t, write(scanners["wired"]))
+	for i := range r.Peers {
+		r.Peers[i].Process, r.Peers[i].Unit = "scannerd", "system.slice/scanner.service"
+	}
+	r.Loss.Dropped = 3
+	data, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "record")
+	if err := durable.Write(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	framed, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, dir+"wired.record", framed)
+	report, err := review.Make(r, sources(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := report.HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"<th scope=\"col\">Unit</th>", "<td>scannerd</td><td>system.slice/scanner.service</td>"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the page has no %s", want)
+		}
 	}
 }
 
