@@ -23,9 +23,9 @@ goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
-build: ## Build the three commands into bin/, static and stripped
+build: ## Build the commands into bin/, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/ ./cmd/factsd
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factsctl ./cmd/factsverifier
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factstalk ./cmd/factsctl ./cmd/factsverifier
 
 check: format vet staticcheck vulnerabilities docs-in-step test-quick cross ## Everything quick: format, vet, staticcheck, known vulnerabilities, documents in step, quick tests, cross builds
 
@@ -49,7 +49,7 @@ vulnerabilities: ## Look for known vulnerabilities in code that is really called
 docs-in-step: ## Fail if a generated document differs from what the code says
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && \
 	$(MAKE) --no-print-directory -s docs DOCS="$$new" && \
-	diff -u docs/facts.md "$$new/facts.md" && diff -ru -x factsd.8 docs/man "$$new/man" || \
+	diff -u docs/facts.md "$$new/facts.md" && diff -ru -x 'facts[dt]*.8' docs/man "$$new/man" || \
 	{ echo "run make docs and commit what it changes"; exit 1; }
 
 test: size test-386 ## Everything: sizes, 32 bits, and all tests with the race detector against real parts (make deps gets them)
@@ -72,15 +72,15 @@ test-386: ## The pure packages on 32 bits (needs an x86 machine)
 	*) echo "test-386: NOT RUN, this machine runs no x86 programs";; \
 	esac
 
-cross: $(PORTS:%=cross-%) ## Build the three commands for each port into bin/PORT/
+cross: $(PORTS:%=cross-%) ## Build the commands for each port into bin/PORT/
 
 cross-%:
 	@echo "cross $*"
 	@export CGO_ENABLED=0 GOOS=linux GOARCH=$(call goarch,$*) GOARM=$(call goarm,$*) && \
 	$(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/$*/ ./cmd/factsd && \
-	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$*/ ./cmd/factsctl ./cmd/factsverifier
+	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$*/ ./cmd/factstalk ./cmd/factsctl ./cmd/factsverifier
 
-size: ## Print the size of factsd for each port; fail above the budget and name the heaviest packages
+size: ## Print the sizes of factsd and factstalk for each port; fail above the budget of factsd and name the heaviest packages
 	@GO="$(GO)" BUDGET="$(BUDGET)" FLAGS="$(DENSE)" test/size.sh $(PORTS)
 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself

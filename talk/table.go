@@ -30,19 +30,19 @@ type Options struct {
 	Names int           // addresses whose names are remembered; at least 1
 	Begin int           // bytes of beginnings held at a time, of all connections
 	Keep  time.Duration // a row that was not seen so long is forgotten; 0: never
-	// Sparse says that only the answers of DNS, the beginnings of handshakes and
-	// the ends of connections are handed in: a filter in the kernel saw to it.
+	// Sparse says that a filter in the kernel hands in of TCP only the answers of
+	// DNS, the beginnings of handshakes and the ends of connections, and of QUIC
+	// only long headers.
 	Sparse bool
-	// Own tells the device's addresses from others. nil: what is not said by a
-	// packet's Way is guessed, private addresses before public ones, who begins
-	// before who is called.
-	Own func(netip.Addr) bool
 }
 
 // Workbench returns options for a file with a capture.
 func Workbench() Options {
 	return Options{Flows: 1 << 16, Peers: MaxPeers, Names: 1 << 16, Begin: 64 << 20}
 }
+
+// portQUIC is where a filter takes short headers for those of QUIC.
+const portQUIC = 443
 
 // How long a connection without packets is watched, in nanoseconds.
 const (
@@ -72,6 +72,7 @@ type flow struct {
 	received stream
 	out, in  uint64 // bytes of UDP
 	told     bool   // the kernel told the bytes
+	dropped  uint64 // packets lost before it began
 	security Security
 	name     string
 	from     Source
@@ -224,7 +225,7 @@ func (t *Table) watch(c Conn, at int64) *flow {
 		}
 		t.end(oldest)
 	}
-	f := &flow{Conn: c, first: at, last: at}
+	f := &flow{Conn: c, first: at, last: at, dropped: t.loss.Dropped}
 	if e := t.names[c.Remote.Addr()]; e != nil {
 		f.name, f.from = e.Value.(name).text, FromDNS
 	}
@@ -234,15 +235,12 @@ func (t *Table) watch(c Conn, at int64) *flow {
 	return f
 }
 
-// isLocal reports whether src is the device's end.
+// isLocal reports whether src is the device's end. What a packet's Way does not
+// say is guessed: private addresses before public ones, who begins before who is
+// called.
 func (t *Table) isLocal(src, dst netip.AddrPort, way Way, opens, accepts bool) bool {
 	if way != WayUnknown {
 		return way == Sent
-	}
-	if own := t.options.Own; own != nil {
-		if a, b := own(src.Addr()), own(dst.Addr()); a != b {
-			return a
-		}
 	}
 	if a, b := Private(src.Addr()), Private(dst.Addr()); a != b {
 		return a
@@ -512,6 +510,12 @@ func (t *Table) Tell(at int64, s Socket) {
 	}
 }
 
+// Watches reports whether a connection is watched.
+func (t *Table) Watches(c Conn) bool {
+	k, _ := place(c.Protocol, c.Local, c.Remote)
+	return t.flows[k] != nil
+}
+
 func clip(s string) string {
 	s = printable(s)
 	if len(s) > MaxText {
@@ -562,10 +566,18 @@ func (t *Table) row(f *flow) (*Peer, bool) {
 	}
 	// Between what a filter lets through there are bytes that nobody counted,
 	// unless both ends of the connection were seen, or the kernel was asked.
-	if p.Counted = !t.options.Sparse || f.told || f.Protocol == TCP && f.started && f.ends[0] && f.ends[1]; p.Counted {
+	p.Counted = !t.options.Sparse || f.told
+	switch f.Protocol {
+	case TCP:
+		p.Counted = p.Counted || f.started && f.ends[0] && f.ends[1]
+	case UDP:
+		p.Counted = p.Counted || f.security != SecurityQUIC && f.Local.Port() != portQUIC && f.Remote.Port() != portQUIC
+	}
+	if p.Counted {
 		p.Out, p.In = out, in
-		if t.options.Sparse && f.Protocol == TCP && f.started && out+in > 0 && p.Security == SecurityUnknown {
-			p.Security = SecurityNone // the filter lets each handshake through
+		// The filter lets each handshake through, unless it was lost.
+		if t.options.Sparse && f.Protocol == TCP && f.started && out+in > 0 && p.Security == SecurityUnknown && f.dropped == t.loss.Dropped {
+			p.Security = SecurityNone
 		}
 	}
 	return p, true

@@ -1,17 +1,18 @@
 #!/bin/sh
-# size.sh PORT... builds factsd static and stripped for each port and prints its
-# size in bytes. BUDGET holds the limits, "arm64=8500000 armv7=8000000", FLAGS more
-# flags of go build. Above a limit it names the packages that weigh most and fails.
+# size.sh PORT... builds factsd and factstalk static and stripped for each port and
+# prints their sizes in bytes. BUDGET holds the limits of factsd, "arm64=8500000
+# armv7=8000000", FLAGS more flags of go build. Above a limit it names the packages
+# that weigh most and fails.
 set -eu
 GO=${GO:-go}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 failed=0
 
-build() { # PORT LDFLAGS OUT
+build() { # PORT LDFLAGS OUT [COMMAND]
 	arch=$1 arm=
 	case $1 in armv*) arch=arm arm=${1#armv} ;; esac
-	CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=$arm $GO build -trimpath -ldflags "$2" ${FLAGS:-} -o "$3" ./cmd/factsd
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=$arm $GO build -trimpath -ldflags "$2" ${FLAGS:-} -o "$3" "./cmd/${4:-factsd}"
 }
 
 # A symbol belongs to what stands before the first dot after the last slash;
@@ -59,5 +60,7 @@ for port; do
 		heaviest "$dir/factsd.symbols"
 		failed=1
 	fi
+	FLAGS='' build "$port" "-s -w" "$dir/factstalk" factstalk
+	printf 'factstalk %-5s %9d\n' "$port" "$(wc -c <"$dir/factstalk")"
 done
 exit $failed
