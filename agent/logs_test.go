@@ -19,6 +19,7 @@ import (
 // quoter stands in for a TPM where a test is about when a quote is taken.
 type quoter struct {
 	quotes int
+	value  [32]byte // of PCR 0
 	before func()
 }
 
@@ -27,7 +28,7 @@ func (q *quoter) Quote([]byte, []int) (*tpm.Quote, error) {
 	if q.before != nil {
 		q.before()
 	}
-	return &tpm.Quote{Bank: 11}, nil
+	return &tpm.Quote{Bank: 11, PCRs: []tpm.PCR{{Index: 0, Digest: q.value[:]}}}, nil
 }
 
 func (q *quoter) Activate(_, _ []byte) ([]byte, error) { return nil, errors.New("not by this test") }
@@ -245,5 +246,61 @@ func TestQuotes(t *testing.T) {
 	}
 	if n := b.tpm.quotes - before; n < 3 || n > 4 {
 		t.Errorf("%d quotes in an hour", n)
+	}
+}
+
+// Values that the verifier has stay away, until they change or it says otherwise.
+func TestQuoteLeavesOutWhatTheVerifierHas(t *testing.T) {
+	b := newLogBench(t)
+	reports := 1
+	b.until(reports)
+	has := func(seed [16]byte, digest []byte) {
+		t.Helper()
+		down, err := cose.Encode(attest.Down{Have: &attest.Have{BootSeed: seed[:], PCRs: digest}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.agent.receive(down)
+	}
+	next := func() *attest.Quote {
+		t.Helper()
+		b.now = b.now.Add(quoteEvery)
+		reports++
+		b.until(reports)
+		_, m := b.newest()
+		if m.Quote == nil {
+			t.Fatal("no quote")
+		}
+		return m.Quote
+	}
+	_, m := b.newest()
+	digest := attest.PCRDigest(m.Quote.PCRs)
+	if q := next(); q.PCRs == nil {
+		t.Error("nobody said that the verifier has the values, and they do not come")
+	}
+	has([16]byte{9}, digest)
+	if q := next(); q.PCRs == nil {
+		t.Error("what the verifier has of another boot keeps the values away")
+	}
+	has(b.cfg.BootID, digest)
+	if q := next(); q.PCRs != nil {
+		t.Error("the verifier has the values, and they come again")
+	}
+	b.tpm.value[0] = 7
+	if q := next(); q.PCRs == nil {
+		t.Error("the values changed and do not come")
+	}
+	has(b.cfg.BootID, attest.PCRDigest([]attest.PCR{{Digest: b.tpm.value[:]}}))
+	if q := next(); q.PCRs != nil {
+		t.Error("the verifier has the changed values, and they come again")
+	}
+	has(b.cfg.BootID, attest.PCRDigest(nil)) // it has forgotten
+	b.now = b.now.Add(findingPause)
+	reports++
+	if n := b.until(reports); n > 2 {
+		t.Errorf("asked for the values, the device takes %d rounds", n)
+	}
+	if _, m := b.newest(); m.Quote == nil || m.Quote.PCRs == nil {
+		t.Error("asked for the values, the device does not send them")
 	}
 }

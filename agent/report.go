@@ -287,8 +287,9 @@ func (a *Agent) receive(data []byte) {
 		}
 		a.cfg.Log.Info("enrolled: an operator approved this device")
 	case d.Have != nil:
-		if string(d.Have.BootSeed) == string(a.cfg.BootID[:]) && a.sealer.logs.acknowledge(d.Have.Bytes) {
-			a.logsDue = true
+		if string(d.Have.BootSeed) == string(a.cfg.BootID[:]) {
+			logs, values := a.sealer.acknowledge(d.Have)
+			a.logsDue, a.quoteDue = a.logsDue || logs, a.quoteDue || values
 		}
 	case d.Credential != nil:
 		a.sealer.put(sealJob{credential: d.Credential, activated: a.sendEnrolment})

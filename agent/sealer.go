@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/miotfacts/miotfacts/agent/spool"
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/tpm"
 )
 
 // maxJobs bounds reports that wait for the TPM or the disk.
@@ -50,6 +52,8 @@ type sealer struct {
 	mu      sync.Mutex
 	jobs    []sealJob
 	dropped uint64
+	pcrs    []byte // digest of the values that the verifier has; nil when it did not say
+	omitted []byte // that of the newest quote, when it went without its values
 }
 
 func newSealer(cfg *Config, store *stateStore) *sealer {
@@ -88,6 +92,33 @@ func (s *sealer) next() (sealJob, bool) {
 	j := s.jobs[0]
 	s.jobs = append(s.jobs[:0], s.jobs[1:]...)
 	return j, true
+}
+
+// acknowledge takes over what the verifier says that it has. It reports whether
+// it misses logs that the device has, or values that a quote left out.
+func (s *sealer) acknowledge(h *attest.Have) (logs, values bool) {
+	logs = s.logs.acknowledge(h.Bytes)
+	if h.PCRs == nil {
+		return logs, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pcrs = h.PCRs
+	return logs, s.omitted != nil && !bytes.Equal(s.omitted, s.pcrs)
+}
+
+// quote returns q for a message. Values that the verifier has stay away from all
+// reports but those that stand for themselves.
+func (s *sealer) quote(q *tpm.Quote, kind attest.Kind) *attest.Quote {
+	w := attest.QuoteOf(q)
+	digest := attest.PCRDigest(w.PCRs)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.omitted = nil
+	if kind != attest.KindBoot && kind != attest.KindChallenge && bytes.Equal(digest, s.pcrs) {
+		w.PCRs, s.omitted = nil, digest
+	}
+	return w
 }
 
 // run works until ctx ends. The newest report of the run before is stored once
@@ -180,7 +211,7 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 		if q, err := s.tpm.Quote(attest.ExtraData(j.report.Nonce, signed), j.quote); err != nil {
 			s.log.Error("cannot quote the boot state: the report goes without", "err", err)
 		} else {
-			m.Quote = attest.QuoteOf(q)
+			m.Quote = s.quote(q, j.report.Body.Kind)
 		}
 	}
 	data, err := cose.Encode(m)

@@ -3,6 +3,7 @@ package attest
 import (
 	"bytes"
 	"compress/flate"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -124,20 +125,24 @@ func checkParts(parts []Part) error {
 	return nil
 }
 
-// Have says how much of a boot's logs the verifier has, in bytes. It is a hint
+// Have says how much the verifier has of what a boot's quotes prove. It is a hint
 // that nobody signs: a false one makes the device send too much or nothing, and
 // the verifier then sees that something is missing.
 type Have struct {
-	BootSeed []byte         `cbor:"1,keyasint"` // 16 bytes, of the boot that it is about
-	Bytes    map[Log]uint64 `cbor:"2,keyasint"` // by log; what is not named stays as it was
+	BootSeed []byte         `cbor:"1,keyasint"`           // 16 bytes, of the boot that it is about
+	Bytes    map[Log]uint64 `cbor:"2,keyasint,omitempty"` // of the logs; what is not named stays as it was
+	PCRs     []byte         `cbor:"3,keyasint,omitempty"` // PCRDigest of the values that it has, 32 bytes
 }
 
 func (h *Have) check() error {
 	if len(h.BootSeed) != 16 {
 		return fmt.Errorf("bootseed of %d bytes, want 16", len(h.BootSeed))
 	}
-	if len(h.Bytes) == 0 {
-		return errors.New("no log is named")
+	switch {
+	case h.PCRs != nil && len(h.PCRs) != sha256.Size:
+		return fmt.Errorf("digest of PCR values of %d bytes, want %d", len(h.PCRs), sha256.Size)
+	case h.Bytes != nil && len(h.Bytes) == 0 || h.Bytes == nil && h.PCRs == nil:
+		return errors.New("no log is named, and no PCR value")
 	}
 	for l, n := range h.Bytes {
 		if !l.Known() || n > l.MaxSize() {

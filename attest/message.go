@@ -49,10 +49,10 @@ type Message struct {
 
 // A Quote is a TPM quote with the PCR values it covers.
 type Quote struct {
-	Attest    []byte `cbor:"1,keyasint"` // TPMS_ATTEST (TPM 2.0 part 2, 10.12.12)
-	Signature []byte `cbor:"2,keyasint"` // TPMT_SIGNATURE (11.3.4)
-	Bank      uint16 `cbor:"3,keyasint"` // TPM_ALG_ID of the PCR bank
-	PCRs      []PCR  `cbor:"4,keyasint"` // ascending
+	Attest    []byte `cbor:"1,keyasint"`           // TPMS_ATTEST (TPM 2.0 part 2, 10.12.12)
+	Signature []byte `cbor:"2,keyasint"`           // TPMT_SIGNATURE (11.3.4)
+	Bank      uint16 `cbor:"3,keyasint"`           // TPM_ALG_ID of the PCR bank
+	PCRs      []PCR  `cbor:"4,keyasint,omitempty"` // ascending; missing where the verifier said that it has them
 }
 
 // A PCR is the value of one PCR.
@@ -71,14 +71,27 @@ func QuoteOf(q *tpm.Quote) *Quote {
 	return w
 }
 
-// TPM returns q as package tpm verifies it.
-func (q *Quote) TPM() tpm.Quote {
+// tpm returns q as package tpm verifies it, with the given values.
+func (q *Quote) tpm(pcrs []PCR) tpm.Quote {
 	w := tpm.Quote{Attestation: tpm.Attestation{Attest: q.Attest, Signature: q.Signature}, Bank: q.Bank}
-	for _, p := range q.PCRs {
+	for _, p := range pcrs {
 		w.PCRs = append(w.PCRs, tpm.PCR{Index: p.Index, Digest: p.Digest})
 	}
 	return w
 }
+
+// PCRDigest returns the SHA-256 over PCR values, as a quote signs it.
+func PCRDigest(pcrs []PCR) []byte {
+	h := sha256.New()
+	for _, p := range pcrs {
+		h.Write(p.Digest)
+	}
+	return h.Sum(nil)
+}
+
+// ErrNoPCRs says that a quote came without the PCR values it covers, and that
+// they are not those of an earlier one.
+var ErrNoPCRs = errors.New("the quote is over PCR values that did not come with it")
 
 // ExtraData is what a quote over a signed report must carry as qualifying data,
 // so that quote and report cannot be mixed:
@@ -168,11 +181,25 @@ func (v *Verified) HasQuote() bool { return v.quote != nil }
 // it counts as far as a quote proves it.
 func (v *Verified) UnverifiedParts() []Part { return v.parts }
 
+// HasPCRs reports whether the quote came with the PCR values it covers.
+func (v *Verified) HasPCRs() bool { return v.quote != nil && v.quote.PCRs != nil }
+
 // VerifyQuote checks that the quote is bound to this report and made by the
-// attestation key over the PCRs of want.
-func (v *Verified) VerifyQuote(ak []byte, want []int) (*tpm.VerifiedQuote, error) {
+// attestation key over the PCRs of want. Known are values of an earlier quote of
+// this boot, which may have come without its own: the error wraps ErrNoPCRs when
+// all but the values is right.
+func (v *Verified) VerifyQuote(ak []byte, want []int, known []PCR) (*tpm.VerifiedQuote, error) {
 	if v.quote == nil {
 		return nil, errors.New("cannot verify quote: the report came without one")
 	}
-	return tpm.VerifyQuote(v.quote.TPM(), ak, ExtraData(v.report.Nonce, v.signed), want)
+	pcrs := v.quote.PCRs
+	if pcrs == nil {
+		pcrs = known
+	}
+	q, err := tpm.VerifyQuote(v.quote.tpm(pcrs), ak, ExtraData(v.report.Nonce, v.signed), want)
+	var reason tpm.Reason
+	if v.quote.PCRs == nil && errors.As(err, &reason) && (reason == tpm.ReasonPCRDigest || reason == tpm.ReasonPCRMissing || reason == tpm.ReasonPCROutside) {
+		err = ErrNoPCRs
+	}
+	return q, err
 }

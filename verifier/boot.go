@@ -142,15 +142,21 @@ func (b *Boot) log(log attest.Log) *LogState {
 	return b.Logs[log]
 }
 
-// have tells the device how much of its logs is here; nil when there is nothing
-// to tell.
-func (b *Boot) have(tell map[attest.Log]bool) ([]byte, error) {
-	if len(tell) == 0 {
+// have tells the device how much of its logs and which PCR values are here; nil
+// when there is nothing to tell.
+func (b *Boot) have(tell map[attest.Log]bool, values bool) ([]byte, error) {
+	if len(tell) == 0 && !values {
 		return nil, nil
 	}
-	h := attest.Have{BootSeed: b.Seed, Bytes: map[attest.Log]uint64{}}
+	h := attest.Have{BootSeed: b.Seed}
 	for log := range tell {
+		if h.Bytes == nil {
+			h.Bytes = map[attest.Log]uint64{}
+		}
 		h.Bytes[log] = b.log(log).Bytes
+	}
+	if values {
+		h.PCRs = attest.PCRDigest(b.PCRs)
 	}
 	return cose.Encode(attest.Down{Have: &h})
 }
@@ -170,6 +176,9 @@ func (v *Verifier) boot(j *judge, boot *Boot, newest bool) ([]LogChange, []byte,
 	if j.device.Identity == nil || !newest && boot != j.device.Boot {
 		return nil, nil, nil // nothing would prove a log, or the boot is past
 	}
+	if j.valueless {
+		j.find(ReasonBootValues, TierWarning, "a quote came without its PCR values, and they are not those that came before: the device is asked for them")
+	}
 	l := &logs{store: v.store, device: j.device, seed: [16]byte(boot.Seed)}
 	tell := l.take(j, boot)
 	if boot.Quoted && j.ref != nil && j.ref.Manifest().Boot != nil {
@@ -180,7 +189,7 @@ func (v *Verifier) boot(j *judge, boot *Boot, newest bool) ([]LogChange, []byte,
 			return nil, nil, err
 		}
 	}
-	down, err := boot.have(tell)
+	down, err := boot.have(tell, newer && j.verified.HasPCRs() || j.valueless)
 	return l.changes, down, err
 }
 
@@ -195,11 +204,7 @@ func (b *Boot) pcrs() map[int][]byte {
 // accepted reports whether the quoted values as a whole are among the accepted
 // ones.
 func (b *Boot) accepted(ref *reference.Boot) bool {
-	h := sha256.New()
-	for _, p := range b.PCRs {
-		h.Write(p.Digest)
-	}
-	digest := h.Sum(nil)
+	digest := attest.PCRDigest(b.PCRs)
 	return slices.ContainsFunc(ref.Accept, func(a []byte) bool { return bytes.Equal(a, digest) })
 }
 

@@ -145,6 +145,7 @@ type machine struct {
 	logs    map[attest.Log][]byte
 	missing map[attest.Log]attest.Gap
 	have    map[attest.Log]uint64 // what the verifier said that it has
+	values  []byte                // digest of the PCR values that it said it has
 	limit   int                   // of a part, packed
 	late    []byte                // measured by IMA between the quote and the reading
 }
@@ -232,6 +233,9 @@ func (m *machine) says(msg *attest.Message) *verifier.Record {
 		}
 		for l, n := range down.Have.Bytes {
 			m.have[l] = n
+		}
+		if down.Have.PCRs != nil {
+			m.values = down.Have.PCRs
 		}
 	}
 	r, err := m.Fleet.Store.Report(m.UEID, m.Sequence)
@@ -671,7 +675,7 @@ func TestEachByteOfTheLogs(t *testing.T) {
 	if err := policy.Allow("/usr/bin/factsd", fileDigest("/usr/bin/factsd")); err != nil {
 		t.Fatal(err)
 	}
-	pcrs := msg.Quote.TPM().PCRs
+	pcrs := msg.Quote.PCRs
 	harmless := 0
 	for i := start; i < len(good); i++ {
 		changed := bytes.Clone(good)
@@ -749,5 +753,52 @@ func TestFilesNeedTheirList(t *testing.T) {
 	d.measures(list)
 	if r := d.quotes(); r.Tier != verifier.TierAffirming {
 		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// PCR values that the verifier has need not come again; a quote over others proves
+// nothing until they come.
+func TestQuoteWithoutValues(t *testing.T) {
+	a := recordedBoot(t, "edk2")
+	manifest := manifestOf(t, map[string]bootLog{"A": a})
+	manifest.BootEvents = nil // no log is needed: the values alone count
+	manifest.Boot.PCRs = []int{0, 7, 10}
+	m := newMachine(verifiertest.Of(t, manifest), a)
+	first := m.message(m.Report(attest.KindBoot), true)
+	digest := attest.PCRDigest(first.Quote.PCRs)
+	m.says(first)
+	if !bytes.Equal(m.values, digest) {
+		t.Fatalf("the verifier says that it has %x, sent were %x", m.values, digest)
+	}
+	quotes := func(kind attest.Kind, values bool) *verifier.Record {
+		t.Helper()
+		msg := m.message(m.Report(kind), true)
+		if !values {
+			msg.Quote.PCRs = nil
+		}
+		m.values = nil
+		return m.says(msg)
+	}
+	lacks := func(r *verifier.Record) bool {
+		return slices.ContainsFunc(r.Findings, func(f verifier.Finding) bool { return f.Code == verifier.ReasonBootValues })
+	}
+	if r := quotes(attest.KindRoutine, false); !r.Quoted || lacks(r) || m.values != nil {
+		t.Errorf("the same values: quoted %v, %s, %v, told %x", r.Quoted, r.Tier, r.Findings, m.values)
+	}
+	m.extend(t, 10, fileDigest("a file"))
+	if r := quotes(attest.KindRoutine, false); r.Quoted || !lacks(r) || r.Tier != verifier.TierWarning || !bytes.Equal(m.values, digest) {
+		t.Errorf("other values: quoted %v, %s, %v, told %x", r.Quoted, r.Tier, r.Findings, m.values)
+	}
+	if r := quotes(attest.KindRoutine, true); !r.Quoted || lacks(r) || m.values == nil || bytes.Equal(m.values, digest) {
+		t.Errorf("with them: quoted %v, %v, told %x", r.Quoted, r.Findings, m.values)
+	}
+	m.Seed[0]++ // another boot: what an earlier one had counts no more
+	if r := quotes(attest.KindRoutine, false); r.Quoted || !lacks(r) || !bytes.Equal(m.values, attest.PCRDigest(nil)) {
+		t.Errorf("in another boot: quoted %v, %v, told %x", r.Quoted, r.Findings, m.values)
+	}
+	msg := m.message(m.Report(attest.KindBoot), true)
+	msg.Quote.PCRs = nil
+	if reply := m.Fleet.Take(m.Delivery(verifiertest.Encode(t, msg))); reply.Refused == nil || reply.Refused.Reason != verifier.ReasonQuote {
+		t.Errorf("a boot report without the values: %+v", reply.Refused)
 	}
 }

@@ -254,7 +254,7 @@ func (s *setting) vectors(t *testing.T, before []byte) []vector {
 			q.PCRs = append(q.PCRs, attest.PCR{Index: 24, Digest: make([]byte, 32)})
 		}},
 		{"pcr-missing", tpm.ReasonPCRMissing, func(q *attest.Quote) { q.PCRs = q.PCRs[1:] }},
-		{"pcrs-none", tpm.ReasonPCRMissing, func(q *attest.Quote) { q.PCRs = []attest.PCR{} }},
+		{"pcrs-none", tpm.Reason(attest.ErrNoPCRs.Error()), func(q *attest.Quote) { q.PCRs = nil }},
 		{"pcr-twice", tpm.ReasonMalformed, func(q *attest.Quote) { q.PCRs = append(q.PCRs, q.PCRs[2]) }},
 		{"pcrs-out-of-order", tpm.ReasonMalformed, func(q *attest.Quote) { q.PCRs[0], q.PCRs[1] = q.PCRs[1], q.PCRs[0] }},
 		{"pcr-changed", tpm.ReasonPCRDigest, func(q *attest.Quote) { q.PCRs[1].Digest = bytes.Repeat([]byte{5}, 32) }},

@@ -44,6 +44,7 @@ const (
 	ReasonOldManifest  Reason = "old-manifest"  // the device uses an older manifest than the newest
 	ReasonBootState    Reason = "boot-state"    // the quoted PCRs are not among the accepted ones
 	ReasonBootUnknown  Reason = "boot-unproved" // the boot state has not been proved by a quote
+	ReasonBootValues   Reason = "boot-values"   // a quote came without its PCR values, and they are not those of the one before
 	ReasonBootHistory  Reason = "boot-history"  // boot count, boot seed and uptime contradict an earlier report
 	ReasonTPMRewind    Reason = "tpm-rewind"    // the TPM's reset count or clock went back
 	ReasonTPMReset     Reason = "tpm-reset"     // the TPM was reset and the machine not, or the machine and the TPM not

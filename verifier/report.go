@@ -77,7 +77,8 @@ type checked struct {
 	verified   *attest.Verified
 	report     *attest.Report
 	ref        *reference.Reference // nil when the device has none
-	quote      *tpm.VerifiedQuote   // nil when none came
+	quote      *tpm.VerifiedQuote   // nil when none came, or not its values
+	valueless  bool                 // a valid quote came over values that are not known
 	boot       *attest.Report       // the newest report of this boot with the boot facts; nil when none came
 	neighbours Neighbours
 }
@@ -106,7 +107,9 @@ func (v *Verifier) check(now int64, d *Device, r *attest.Verified) (*checked, er
 		c.ref, known = v.byHash[[32]byte(b.Manifest.Digest)]
 	}
 	if r.HasQuote() && known {
-		if c.quote, err = checkQuote(d, r, c.ref); err != nil {
+		if c.quote, err = checkQuote(d, r, c.ref); errors.Is(err, attest.ErrNoPCRs) {
+			c.valueless = true
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -161,11 +164,21 @@ func wantPCRs(ref *reference.Reference) []int {
 	return []int{0, 1, 2, 3, 4, 5, 6, 7}
 }
 
+// checkQuote returns ErrNoPCRs for a quote that is right but for its values,
+// which did not come: it proves nothing, and the device is asked for them.
 func checkQuote(d *Device, r *attest.Verified, ref *reference.Reference) (*tpm.VerifiedQuote, error) {
 	if d.Identity == nil {
 		return nil, refuse(ReasonQuote, "device %s enrolled without a TPM and sends a quote", d.UEID)
 	}
-	q, err := r.VerifyQuote(d.Identity.AK, wantPCRs(ref))
+	// A boot report and an answer to a challenge stand for themselves.
+	var known []attest.PCR
+	if d.Boot != nil && bytes.Equal(d.Boot.Seed, r.Report().BootSeed) && !whole(r.Report()) {
+		known = d.Boot.PCRs
+	}
+	q, err := r.VerifyQuote(d.Identity.AK, wantPCRs(ref), known)
+	if errors.Is(err, attest.ErrNoPCRs) && !whole(r.Report()) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, refuse(ReasonQuote, "report %d of device %s: %v", r.Report().Body.Sequence, d.UEID, err)
 	}

@@ -362,7 +362,11 @@ func (s *shownReport) print(out io.Writer) error {
 		row("  answers\tthe challenge %s", s.Nonce)
 	}
 	if s.Quote != nil {
-		row("  TPM quote\tover PCRs %v, not checked here", s.Quote.PCRs)
+		over := fmt.Sprintf("over PCRs %v", s.Quote.PCRs)
+		if len(s.Quote.PCRs) == 0 {
+			over = "over values that came with an earlier one of this boot"
+		}
+		row("  TPM quote\t%s, not checked here", over)
 	} else {
 		row("  TPM quote\tnone")
 	}

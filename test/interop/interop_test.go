@@ -250,7 +250,7 @@ func TestQuote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.VerifyQuote(id.AKPublic, []int{0, 1, 7}); err != nil {
+	if _, err := v.VerifyQuote(id.AKPublic, []int{0, 1, 7}, nil); err != nil {
 		t.Errorf("our verifier: %v", err)
 	}
 	r.Uptime++
@@ -266,7 +266,7 @@ func TestQuote(t *testing.T) {
 	if v, err = u.Verify(s.Public()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.VerifyQuote(id.AKPublic, []int{0, 1, 7}); err == nil {
+	if _, err := v.VerifyQuote(id.AKPublic, []int{0, 1, 7}, nil); err == nil {
 		t.Error("a quote was accepted with another report")
 	}
 }
