@@ -28,6 +28,7 @@ type judge struct {
 	*checked
 	now    int64
 	device *Device
+	life   *Life // nil without labels
 	found  []Finding
 }
 
@@ -74,8 +75,13 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 			boot.Count = c.report.BootCount
 		}
 		d.Tier, d.Findings = worst(j.found), j.found
+		if d.Seen == nil {
+			d.Seen = new(Seen)
+		}
+		d.Seen.take(now, c.report, c.ref, boot)
 	}
-	j.found = bounded(append(slices.Clone(j.found), d.passing(now, boot)...))
+	j.life = v.life(now, d)
+	j.found = bounded(slices.Concat(j.found, d.passing(now, boot), j.life.findings(now)))
 	tier := worst(j.found)
 	r := &Record{
 		Device: d.UEID, Chain: d.Chain, Sequence: b.Sequence, Digest: c.verified.Digest(), BootSeed: [16]byte(c.report.BootSeed),

@@ -68,4 +68,23 @@ const (
 	ReasonFileViolation Reason = "file-violation" // a file was written while it was measured
 	ReasonFileList      Reason = "file-list"      // the IMA list is missing, cannot be read, or does not lead to the quoted PCR
 	ReasonFileTPM       Reason = "file-tpm"       // IMA started without the TPM: nothing proves its list
+
+	// What the label says, held against manifest and facts. None is more than a
+	// warning.
+	ReasonLabelMissing   Reason = "label-missing"   // no label of the model is here
+	ReasonLabelRefused   Reason = "label-refused"   // the one that is here was altered, or signed by a key that may not
+	ReasonLabelRevoked   Reason = "label-revoked"   // its key was revoked
+	ReasonLabelExpired   Reason = "label-expired"   // its validity has ended, or not begun
+	ReasonLabelRadio     Reason = "label-radio"     // a wireless interface that it does not declare
+	ReasonLabelBluetooth Reason = "label-bluetooth" // a Bluetooth adapter that it does not declare
+	ReasonLabelNetwork   Reason = "label-network"   // addresses, though it declares no connection
+	ReasonLabelCloud     Reason = "label-cloud"     // peers in the Internet, though it declares local connections only
+	ReasonLabelService   Reason = "label-service"   // a listening socket that neither label nor manifest declares
+	ReasonLabelRange     Reason = "label-range"     // its runtime facts are not those of the manifest
+	ReasonLabelBoot      Reason = "label-boot"      // the boot should be proved by a TPM, and the key is in a file
+	ReasonLabelUpdates   Reason = "label-updates"   // updates come less often than it promises
+	ReasonLabelSupport   Reason = "label-support"   // support or life has ended
+	ReasonLabelParts     Reason = "label-parts"     // sensors and actuators; never appraised so far
+	ReasonLabelOpen      Reason = "label-open"      // what of it was not appraised
+	ReasonInspection     Reason = "inspection-due"  // the best-before-inspection day has come
 )

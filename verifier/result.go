@@ -5,6 +5,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -47,6 +48,38 @@ type Details struct {
 	Protection attest.Protection `cbor:"4,keyasint"` // where the device key lives
 	Quoted     bool              `cbor:"5,keyasint"` // a TPM quote is bound to the report
 	Findings   []ResultFinding   `cbor:"6,keyasint,omitempty"`
+	Label      *ResultLabel      `cbor:"7,keyasint,omitempty"` // nil where the verifier was given no labels
+}
+
+// A ResultLabel is what was made of the label of the device's model. Its
+// contradictions are findings.
+type ResultLabel struct {
+	State    LabelState         `cbor:"1,keyasint"`
+	Sequence uint64             `cbor:"2,keyasint,omitempty"` // edition
+	SHA256   []byte             `cbor:"3,keyasint,omitempty"` // of the signed label
+	Checks   map[Reason]Verdict `cbor:"4,keyasint,omitempty"`
+	Inspect  label.Day          `cbor:"5,keyasint,omitempty"` // best-before-inspection date, RFC 8943; missing where it is not known
+}
+
+// resultLabel returns what a result says of a life; nil of none.
+func resultLabel(l *Life) *ResultLabel {
+	if l == nil {
+		return nil
+	}
+	r := &ResultLabel{State: l.Label.State}
+	if l.Label.State != LabelMissing {
+		r.Sequence, r.SHA256 = l.Label.Sequence, l.Label.SHA256[:]
+	}
+	for _, c := range l.Checks {
+		if r.Checks == nil {
+			r.Checks = map[Reason]Verdict{}
+		}
+		r.Checks[c.Code] = c.Verdict
+	}
+	if l.NoDate == "" {
+		r.Inspect = l.Date.Inspect
+	}
+	return r
 }
 
 // A ResultFinding is a finding in a result.
@@ -92,6 +125,7 @@ const (
 	strangeMachine = -104 // hardware: the firmware is none of the reference
 	falseLog       = -105 // executables: a log of the boot does not lead to the quoted PCRs, or these prove nothing
 	fileUnproved   = -42  // executables: what was executed is not known, or not proved
+	labelDiffers   = -43  // configuration: the device is not as its label says, or the label does not count
 	doubtfulClaim  = -41  // executables: the device's claim is worse than its facts
 )
 
@@ -144,6 +178,19 @@ var entries = map[Reason]struct {
 	ReasonFileList:      {Executables, fileUnproved, falseLog},
 	ReasonFileTPM:       {Executables, fileUnproved, falseLog},
 	ReasonMore:          {Configuration, aDeviation, anExtreme},
+
+	ReasonLabelRefused:   {Configuration, labelDiffers, 0},
+	ReasonLabelRevoked:   {Configuration, labelDiffers, 0},
+	ReasonLabelExpired:   {Configuration, labelDiffers, 0},
+	ReasonLabelRadio:     {Configuration, labelDiffers, 0},
+	ReasonLabelBluetooth: {Configuration, labelDiffers, 0},
+	ReasonLabelNetwork:   {Configuration, labelDiffers, 0},
+	ReasonLabelCloud:     {Configuration, labelDiffers, 0},
+	ReasonLabelService:   {Configuration, labelDiffers, 0},
+	ReasonLabelRange:     {Configuration, labelDiffers, 0},
+	ReasonLabelBoot:      {Configuration, labelDiffers, 0},
+	ReasonLabelUpdates:   {Configuration, labelDiffers, 0},
+	ReasonLabelSupport:   {Configuration, labelDiffers, 0},
 }
 
 // vector returns the trustworthiness vector: what is good first, then the worst
@@ -200,6 +247,7 @@ func (j *judge) result(build string, tier Tier, boot *Boot) *Result {
 	for _, f := range j.found {
 		a.Details.Findings = append(a.Details.Findings, ResultFinding{Code: f.Code, Tier: f.Tier, Text: f.Text})
 	}
+	a.Details.Label = resultLabel(j.life)
 	return &Result{
 		IssuedAt: j.now, Profile: ResultProfile, Submods: map[string]Appraisal{d.UEID.String(): a},
 		Verifier: VerifierID{Developer: "miotfacts", Build: build},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/miotfacts/miotfacts/attest"
-	"github.com/miotfacts/miotfacts/reference"
 )
 
 // silenceSlack is added to three reporting intervals before a device counts as
@@ -58,6 +57,10 @@ func (v *Verifier) asOf(now int64, d *Device) {
 	for _, f := range d.passing(now, d.Boot) {
 		add(f)
 	}
+	d.Life = v.life(now, d)
+	for _, f := range d.Life.findings(now) {
+		add(f)
+	}
 	since := max(d.LastSeen, d.ApprovedAt)
 	if limit := 3*v.reportEvery(d) + silenceSlack; now-since > limit {
 		text := fmt.Sprintf("nothing has come for %d s, the limit is %d s", now-since, limit)
@@ -70,10 +73,7 @@ func (v *Verifier) asOf(now int64, d *Device) {
 
 // reportEvery returns how often a device has to report, in seconds.
 func (v *Verifier) reportEvery(d *Device) int64 {
-	var ref *reference.Reference
-	if d.Manifest != nil && len(d.Manifest.Digest) == 32 {
-		ref = v.byHash[[32]byte(d.Manifest.Digest)]
-	}
+	ref := v.referenceOf(d)
 	if ref == nil {
 		ref = v.newest[model{d.Vendor, d.Model}]
 	}

@@ -108,6 +108,9 @@ type Device struct {
 	Crossed   *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
 	Deferral  *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
 	Challenge *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
+
+	Seen *Seen `cbor:"40,keyasint,omitempty"` // what its life is told from
+	Life *Life `cbor:"-"`                     // at the time for which it was asked; nil without labels
 }
 
 // A Boot is what the reports of one boot have shown.

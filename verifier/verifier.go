@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/attest/ima"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -77,6 +79,15 @@ type Config struct {
 	// Files are lists of files that manifests name by their digest.
 	Files [][]byte
 
+	// Labels are the signed labels of the devices' models, whatever is in them,
+	// and LabelTrust opens them. Without LabelTrust no labels are looked at.
+	Labels     []LabelFile
+	LabelTrust *reference.Trust
+	// Observed is what people wrote down of a device: the day of purchase, flaws.
+	Observed map[attest.UEID]label.Observation
+	// OwnNetworks are the hospital's public addresses, which are no cloud.
+	OwnNetworks []netip.Prefix
+
 	EKRoots       *x509.CertPool // that sign endorsement certificates; nil for none
 	RequireEKCert bool           // refuse TPMs whose certificate is missing or of an unknown root
 
@@ -112,6 +123,7 @@ type Verifier struct {
 	byHash   map[[32]byte]*reference.Reference
 	newest   map[model]*reference.Reference
 	policies map[[32]byte]*ima.Policy // of files, by manifest
+	shelf    *shelf                   // nil without labels
 
 	locks   [64]sync.Mutex // by device, so that one report of it is judged at a time
 	mu      sync.Mutex
@@ -153,6 +165,11 @@ func New(cfg Config, store Store) (*Verifier, error) {
 		if old == nil || m.Sequence > old.Manifest().Sequence {
 			v.newest[k] = r
 		}
+	}
+	if cfg.LabelTrust != nil {
+		v.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust}
+	} else if len(cfg.Labels) > 0 {
+		return nil, errors.New("cannot compare labels without keys that may sign them")
 	}
 	known, err := store.Devices()
 	if err != nil {

@@ -39,7 +39,7 @@ func newHospital(t *testing.T) *hospital {
 	}
 	h.device = h.NewDevice().Enrolled()
 	h.device.Accepted(h.device.Message(attest.KindBoot))
-	h.server = httptest.NewUnstartedServer(web.New(web.Backend{Fleet: h.Verifier, History: h.Store, Commands: h, Changes: changes}, web.Options{
+	h.server = httptest.NewUnstartedServer(web.New(web.Backend{Fleet: h.Verifier, History: h.Store, Commands: h, Labels: h.Verifier, Changes: changes}, web.Options{
 		Now: func() time.Time { return time.Unix(referencetest.Now+60, 0) },
 	}))
 	h.server.Config.RegisterOnShutdown(changes.Close)

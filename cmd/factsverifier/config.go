@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,9 @@ type config struct {
 		ManufacturerRoots []string `toml:"manufacturer_roots"`
 		Files             []string `toml:"files"`
 		Without           bool     `toml:"without"`
+		Labels            string   `toml:"labels"`
+		Observed          string   `toml:"observed"`
+		OwnNetworks       []string `toml:"own_networks"`
 	} `toml:"reference"`
 	Keys struct {
 		Result  string `toml:"result"`
@@ -114,6 +118,10 @@ func (c *config) check() error {
 		return errors.New("reference.without = true contradicts reference.manifests")
 	case len(r.Manifests) > 0 && (len(r.ManufacturerRoots) == 0 || len(r.KeyLists) == 0):
 		return errors.New("reference.manufacturer_roots or reference.key_lists is empty: no manifest could be trusted")
+	case r.Labels != "" && (len(r.ManufacturerRoots) == 0 || len(r.KeyLists) == 0):
+		return errors.New("reference.manufacturer_roots or reference.key_lists is empty: no label could be trusted")
+	case r.Observed != "" && r.Labels == "":
+		return errors.New("reference.observed without reference.labels: without a label there is no inspection date")
 	case c.Enrolment.RequireEKCertificate && len(c.Enrolment.EKRoots) == 0:
 		return errors.New("enrolment.require_ek_certificate without enrolment.ek_roots: no TPM could be enrolled")
 	case (b.Listen == "") == (b.URL == ""):
@@ -130,6 +138,11 @@ func (c *config) check() error {
 		return errors.New("web.certificate and web.key belong together")
 	case c.Web.Listen != "" && c.Web.Certificate == "" && !loopback(c.Web.Listen):
 		return fmt.Errorf("web.listen %q can be reached from elsewhere: set web.certificate and web.key", c.Web.Listen)
+	}
+	for _, text := range r.OwnNetworks {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			return fmt.Errorf("reference.own_networks: %w", err)
+		}
 	}
 	_, err := c.level()
 	return err
@@ -226,6 +239,36 @@ func (c *config) references(now int64, log *slog.Logger) ([]*reference.Reference
 		log.Warn("no manifests: nothing that devices measure is appraised")
 		return nil, nil
 	}
+	trust, err := c.trust()
+	if err != nil {
+		return nil, err
+	}
+	var refs []*reference.Reference
+	for _, f := range c.Reference.Manifests {
+		data, err := c.read("reference.manifests", f)
+		if err != nil {
+			return nil, err
+		}
+		ref, err := trust.OpenManifest(data, reference.Want{}, reference.At(now))
+		if errors.Is(err, reference.ErrExpired) {
+			log.Error("a manifest is left out: devices that use it are refused", "file", f, "err", err)
+			continue
+		}
+		if err != nil {
+			return nil, fail(exitUsage, "factsctl manifest verify says more", fmt.Errorf("%s: %w", f, err))
+		}
+		m := ref.Manifest()
+		log.Info("manifest", "vendor", m.Vendor, "model", m.Model, "sequence", m.Sequence, "file", f)
+		refs = append(refs, ref)
+	}
+	if len(refs) == 0 {
+		return nil, fail(exitUsage, "ask the manufacturer for a newer one", errors.New("every manifest has ended: nothing would be appraised"))
+	}
+	return refs, nil
+}
+
+// trust reads the roots and key lists of the manufacturers.
+func (c *config) trust() (*reference.Trust, error) {
 	var roots []reference.Root
 	for _, f := range c.Reference.ManufacturerRoots {
 		data, err := c.read("reference.manufacturer_roots", f)
@@ -251,26 +294,5 @@ func (c *config) references(now int64, log *slog.Logger) ([]*reference.Reference
 			return nil, fail(exitUsage, "check reference.key_lists: a root in manufacturer_roots must have signed it", fmt.Errorf("%s: %w", f, err))
 		}
 	}
-	var refs []*reference.Reference
-	for _, f := range c.Reference.Manifests {
-		data, err := c.read("reference.manifests", f)
-		if err != nil {
-			return nil, err
-		}
-		ref, err := trust.OpenManifest(data, reference.Want{}, reference.At(now))
-		if errors.Is(err, reference.ErrExpired) {
-			log.Error("a manifest is left out: devices that use it are refused", "file", f, "err", err)
-			continue
-		}
-		if err != nil {
-			return nil, fail(exitUsage, "factsctl manifest verify says more", fmt.Errorf("%s: %w", f, err))
-		}
-		m := ref.Manifest()
-		log.Info("manifest", "vendor", m.Vendor, "model", m.Model, "sequence", m.Sequence, "file", f)
-		refs = append(refs, ref)
-	}
-	if len(refs) == 0 {
-		return nil, fail(exitUsage, "ask the manufacturer for a newer one", errors.New("every manifest has ended: nothing would be appraised"))
-	}
-	return refs, nil
+	return trust, nil
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 )
@@ -57,8 +58,25 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			authored, err := os.ReadFile(filepath.Join("..", "..", "configs", "label-example.toml"))
+			if err != nil {
+				return err
+			}
+			facts, problems := label.Author([]byte(strings.Replace(string(authored), "wearable-1", "pump-1", 1)))
+			if facts == nil {
+				return fmt.Errorf("label: %v", problems)
+			}
+			labelled, err := label.Sign(facts, world.Label)
+			if err != nil {
+				return err
+			}
+			stranger, err := label.Sign(facts, referencetest.Signer(t))
+			if err != nil {
+				return err
+			}
 			for name, data := range map[string][]byte{
 				"root.pub": root, "keys.cbor": world.ManufacturerKeys, "manifest.cbor": signed, "ended.cbor": old,
+				"pump.label": labelled, "stranger.label": stranger,
 			} {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), data, 0o644); err != nil {
 					return err
@@ -194,6 +212,18 @@ func TestExampleConfiguration(t *testing.T) {
 	walk("", reflect.TypeFor[config]())
 }
 
+// Without manifests labels still need who may sign them.
+func TestLabelsWithoutKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	text := "[reference]\nwithout = true\nlabels = \"l\"\n[keys]\nresult = \"r\"\n[broker]\nlisten = \":1\"\ncertificate = \"c\"\nkey = \"k\"\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readConfig(path); err == nil || !strings.Contains(err.Error(), "no label could be trusted") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestConfigurationsThatAreRefused(t *testing.T) {
 	const sound = `
 [reference]
@@ -226,6 +256,9 @@ listen = "127.0.0.1:0"
 		{`listen = "127.0.0.1:0"`, `listen = "192.0.2.1:80"`, "can be reached from elsewhere"},
 		{`listen = "127.0.0.1:0"`, "listen = \"\"\nkey = \"k\"", "belong together"},
 		{"[enrolment]", "[enrolment]\nrequire_ek_certificate = true", "no TPM could be enrolled"},
+		{"[keys]", "observed = \"o\"\n[keys]", "no inspection date"},
+		{"[keys]", "own_networks = [\"192.0.2.1\"]\n[keys]", "reference.own_networks"},
+		{`manifests = ["m"]`, "without = true\nlabels = \"l\"", ""},
 		{"[retention]", "[retention]\nroutine_days = -1", "too low"},
 		{"[log]", "[log]\nlevel = \"loud\"", "loud"},
 		{"[log]", "[log]\nlvl = 1", `unknown key "log.lvl"`},

@@ -97,6 +97,7 @@ exit-codes.`,
 		newApproveCommand(),
 		newRevokeCommand(),
 		newChallengeCommand(),
+		newLabelsCommand(),
 		newManCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp},
 	)

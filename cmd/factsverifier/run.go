@@ -73,7 +73,7 @@ func run(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	pages := web.New(web.Backend{Fleet: v, History: s, Commands: &commander{v, b}, Changes: changes}, web.Options{URL: c.Web.URL, Broker: c.Broker.URL, Log: log})
+	pages := web.New(web.Backend{Fleet: v, History: s, Commands: &commander{v, b}, Labels: v, Changes: changes}, web.Options{URL: c.Web.URL, Broker: c.Broker.URL, Log: log})
 	admin := (&admin{verifier: v, bus: b, log: log}).handler(pages)
 
 	tasks := []func(context.Context) error{b.Run}
@@ -137,6 +137,9 @@ func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logg
 		return nil, err
 	}
 	if cfg.Files, err = c.files(); err != nil {
+		return nil, err
+	}
+	if err := c.labels(&cfg, log); err != nil {
 		return nil, err
 	}
 	if cfg.EKRoots, err = c.certificates("enrolment.ek_roots", c.Enrolment.EKRoots); err != nil {

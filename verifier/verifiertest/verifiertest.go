@@ -63,7 +63,13 @@ func New(t testing.TB, change ...func(*verifier.Config)) *Fleet {
 // Of returns a fleet under another manifest.
 func Of(t testing.TB, m reference.Manifest, change ...func(*verifier.Config)) *Fleet {
 	t.Helper()
-	f := &Fleet{TB: t, World: referencetest.New(t), Now: referencetest.Now}
+	return In(t, referencetest.New(t), m, change...)
+}
+
+// In returns a fleet under a manifest that a world's key signs.
+func In(t testing.TB, w *referencetest.World, m reference.Manifest, change ...func(*verifier.Config)) *Fleet {
+	t.Helper()
+	f := &Fleet{TB: t, World: w, Now: referencetest.Now}
 	f.Ref = f.World.Open(t, m)
 	s, err := store.Open(filepath.Join(t.TempDir(), "fleet.db"))
 	if err != nil {

@@ -44,6 +44,7 @@ type Device struct {
 	Manifest   *Manifest `json:"manifest"` // null without a valid one
 	Boot       *Boot     `json:"boot"`     // null before the first report, and without a TPM
 	Crossing   *Crossing `json:"crossing"` // null without an alarm since it operated
+	Life       *Life     `json:"life"`     // null where the verifier was given no labels, and before approval
 }
 
 // A Crossing is the last minute of the number that crossed a fail-safe extreme.
@@ -177,7 +178,7 @@ type Problem struct {
 	Hint  string `json:"hint"` // what to do about it; may be ""
 }
 
-func newDevice(d *verifier.Device) Device {
+func newDevice(d *verifier.Device, now int64) Device {
 	v := Device{
 		ID: d.UEID.String(), Vendor: d.Vendor, Model: d.Model, Serial: d.Serial,
 		Protection: d.Protection.String(), EKProblem: d.EKProblem, Enrolled: d.Enrolled.String(),
@@ -204,6 +205,7 @@ func newDevice(d *verifier.Device) Device {
 	if v.Crossing != nil && d.Crossed != nil {
 		v.Crossing.Name, v.Crossing.Unit = d.Crossed.Name, d.Crossed.Unit
 	}
+	v.Life = newLife(d.Life, now)
 	if m := d.Manifest; m != nil {
 		v.Manifest = &Manifest{m.Sequence, hex.EncodeToString(m.Digest)}
 	}
@@ -271,7 +273,7 @@ func (s *site) devices(w http.ResponseWriter, _ *http.Request) error {
 	}
 	list := make([]Device, len(all))
 	for i := range all {
-		list[i] = newDevice(&all[i])
+		list[i] = newDevice(&all[i], s.now())
 	}
 	return answer(w, list)
 }
@@ -281,7 +283,7 @@ func (s *site) device(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, newDevice(d))
+	return answer(w, newDevice(d, s.now()))
 }
 
 func (s *site) reports(w http.ResponseWriter, r *http.Request) error {

@@ -19,6 +19,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/miotfacts/miotfacts/test/axe"
 )
 
 var screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages")
@@ -169,6 +171,13 @@ func (b *browser) check(name string) {
 			if bad := run(b, chromedp.Evaluate[[]string](tooFaint)); len(bad) > 0 {
 				b.t.Errorf("%s, %s: contrast below 4.5: %v", name, colours, bad)
 			}
+			found, err := axe.Serious(b)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			if len(found) > 0 {
+				b.t.Errorf("%s, %s, %d px: axe-core: %q", name, colours, width, found)
+			}
 			if overflow := run(b, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`)); overflow > 0 {
 				b.t.Errorf("%s at %d px scrolls sideways by %d px", name, width, overflow)
 			}
@@ -198,10 +207,13 @@ func TestBrowser(t *testing.T) {
 	m.put(operating(t, 2))
 	b.wait(`document.getElementById("state").textContent === "operating" && document.title.includes("operating")`)
 	b.check("operating")
-	for _, n := range []byte{3, 4} {
+	for _, n := range []byte{3, 4, 5} {
 		b.open(server.URL + "/devices/" + ueid(n).String())
 		b.check(fmt.Sprintf("device-%d", n))
 	}
+
+	b.open(server.URL + "/labels")
+	b.check("labels")
 
 	call(b, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	run(b, chromedp.Navigate(server.URL+"/"))
@@ -231,4 +243,6 @@ func TestBrowserEmptyFleet(t *testing.T) {
 	b.check("empty")
 	m.put(operating(t, 1))
 	b.wait(`document.getElementById("main").innerText.includes("pump-1 SN-1")`)
+	b.open(server.URL + "/devices/none")
+	b.check("problem")
 }

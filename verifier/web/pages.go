@@ -61,6 +61,8 @@ type fleetPage struct {
 	Total   int
 	Refused []Refused
 	Broker  string
+
+	Labelled bool // labels are compared, so there are days of inspection
 }
 
 // A count is how many devices have a tier.
@@ -117,8 +119,9 @@ func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) error {
 			p.Hidden++
 			continue
 		}
-		d := newDevice(&all[i])
+		d := newDevice(&all[i], p.Now)
 		p.Devices = append(p.Devices, &d)
+		p.Labelled = p.Labelled || d.Life != nil
 	}
 	refused, err := s.History.Refused(pageRefused)
 	if err != nil {
@@ -136,7 +139,7 @@ func (s *site) devicePage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	d := newDevice(known)
+	d := newDevice(known, s.now())
 	records, err := s.History.Reports(known.UEID, pageReports)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@
 //
 //	GET  /                                   page of the fleet; ?tier= shows one result
 //	GET  /devices/{id}                       page of a device
+//	GET  /labels                             page of the labels
 //	GET  /events                             the stream (Server-Sent Events):
 //	                                         device (Change), refused (Refused), time (Unix seconds)
 //	GET  /api/devices                        list of Device
@@ -21,6 +22,7 @@
 //	GET  /api/devices/{id}/reports/{sequence} the message as it came
 //	GET  /api/devices/{id}/result            signed result (EAR) on the newest report
 //	GET  /api/devices/{id}/evidence          boot report, quote, logs and keys in one bundle
+//	GET  /api/labels                         list of Label
 //	GET  /api/refused                        list of Refused, newest first; ?limit= up to 500
 //	POST /api/devices/{id}/commands          a signed command; 202 when it is on its way
 //	GET  /healthz                            ok
@@ -65,11 +67,18 @@ type Commander interface {
 	Submit(id attest.UEID, document []byte) error
 }
 
+// A Shelf tells what became of the labels that the verifier was given;
+// *verifier.Verifier does.
+type Shelf interface {
+	Labels(now int64) []verifier.Shelved
+}
+
 // A Backend is what stands behind the pages. Every part is required.
 type Backend struct {
 	Fleet    Fleet
 	History  History
 	Commands Commander
+	Labels   Shelf
 	Changes  *Changes // the verifier tells them: Config.Changed = Changes.Tell
 }
 
@@ -121,6 +130,7 @@ func New(b Backend, opt Options) http.Handler {
 	}{
 		{http.MethodGet, "/{$}", s.fleetPage},
 		{http.MethodGet, "/devices/{id}", s.devicePage},
+		{http.MethodGet, "/labels", s.labelsPage},
 		{http.MethodGet, "/static/{name}", s.static},
 		{http.MethodGet, "/events", s.events},
 		{http.MethodGet, "/healthz", s.health},
@@ -130,6 +140,7 @@ func New(b Backend, opt Options) http.Handler {
 		{http.MethodGet, "/api/devices/{id}/reports/{sequence}", s.message},
 		{http.MethodGet, "/api/devices/{id}/result", s.result},
 		{http.MethodGet, "/api/devices/{id}/evidence", s.evidence},
+		{http.MethodGet, "/api/labels", s.labels},
 		{http.MethodGet, "/api/refused", s.refused},
 		{http.MethodPost, "/api/devices/{id}/commands", s.command},
 		{"", "/", func(http.ResponseWriter, *http.Request) error {

@@ -38,6 +38,7 @@ type memory struct {
 	reports   []verifier.Record // newest first
 	refused   []verifier.Refused
 	submitted [][]byte
+	labels    []verifier.Shelved
 	broken    error // of every answer
 	changes   *web.Changes
 }
@@ -95,6 +96,8 @@ func (m *memory) Report(id attest.UEID, sequence uint64) (*verifier.Record, erro
 	return nil, verifier.ErrNotFound
 }
 
+func (m *memory) Labels(int64) []verifier.Shelved { return m.labels }
+
 func (m *memory) Refused(limit int) ([]verifier.Refused, error) {
 	return m.refused[:min(limit, len(m.refused))], m.broken
 }
@@ -118,7 +121,7 @@ func (m *memory) put(d verifier.Device) {
 }
 
 func (m *memory) handler() http.Handler {
-	return web.New(web.Backend{Fleet: m, History: m, Commands: m, Changes: m.changes}, web.Options{
+	return web.New(web.Backend{Fleet: m, History: m, Commands: m, Labels: m, Changes: m.changes}, web.Options{
 		Now: func() time.Time { return time.Unix(now, 0) },
 		Log: slog.New(slog.DiscardHandler),
 	})
@@ -192,6 +195,7 @@ func example(t testing.TB) *memory {
 	bad.Vendor, bad.Model, bad.Serial, bad.ApprovedBy = hostile, hostile, hostile, hostile
 	bad.Tier, bad.Findings = verifier.TierWarning, []verifier.Finding{{Code: verifier.ReasonNote, Tier: verifier.TierWarning, Text: "the device says: " + hostile}}
 	m.put(bad)
+	m.put(labelled(t, 5))
 	for n := uint64(43); n > 38; n-- {
 		kind := attest.KindRoutine
 		if n == 43 {
@@ -200,6 +204,7 @@ func example(t testing.TB) *memory {
 		m.reports = append(m.reports, record(sick, n, kind))
 	}
 	m.reports[4].Kind, m.reports[4].Quoted, m.reports[4].Message = attest.KindBoot, true, nil
+	m.labels = shelf()
 	m.refused = []verifier.Refused{
 		{At: now - 20, Device: sick.UEID.String(), Topic: "report", Reason: verifier.ReasonSignature, Text: "signature is not valid", Size: 702},
 		{At: now - 4000, Device: hostile, Topic: hostile, Reason: verifier.ReasonTopic, Text: hostile, Size: 3},
@@ -219,6 +224,7 @@ func command(t testing.TB, id attest.UEID) []byte {
 }
 
 func TestAnswers(t *testing.T) {
+	labelled := "/devices/" + ueid(5).String()
 	sound, sick, waits, unknown := "/devices/"+ueid(1).String(), "/devices/"+ueid(2).String(), "/devices/"+ueid(3).String(), "/devices/"+ueid(9).String()
 	manifest, err := referencetest.Signer(t).Sign(cose.Manifest, []byte("x"))
 	if err != nil {
@@ -283,6 +289,15 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/static/..%2fpages%2ffleet.html", nil, 404, ""},
 		{"GET", "/static/none", nil, 404, ""},
 		{"GET", "/nothing", nil, 404, "there is no such page"},
+		{"GET", "/labels", nil, 200, "says: <bdi>Example Medical</bdi>"},
+		{"GET", "/api/labels", nil, 200, `"file":"torn.label","state":"unreadable","why":"cannot read label: `},
+		{"GET", "/api" + sound, nil, 200, `"life":null`},
+		{"GET", "/api" + labelled, nil, 200, `{"code":"label-radio","about":"wireless","verdict":"contradicts","text":"the label declares no wireless; the device has wlan0"}`},
+		{"GET", "/api" + labelled, nil, 200, `"inspection":{"on":"2026-05-21","due":true,"start":"2026-03-02","steps":[{"what":"base","days":730,`},
+		{"GET", labelled, nil, 200, "due since 2026-05-21"},
+		{"GET", labelled, nil, 200, "the device has wlan0"},
+		{"GET", labelled, nil, 200, "the label is <b>negative</b>"},
+		{"GET", "/", nil, 200, `<span>due</span>`},
 	} {
 		m := example(t)
 		r := httptest.NewRequest(tt.method, tt.path, bytes.NewReader(tt.body))

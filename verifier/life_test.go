@@ -1,0 +1,332 @@
+package verifier_test
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/label"
+	"github.com/miotfacts/miotfacts/reference"
+	"github.com/miotfacts/miotfacts/reference/referencetest"
+	"github.com/miotfacts/miotfacts/verifier"
+	"github.com/miotfacts/miotfacts/verifier/verifiertest"
+)
+
+// pumpLabel returns the label of the example manifest's model. It fits it.
+func pumpLabel(t testing.TB, change ...func(*label.Label)) *label.Label {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "configs", "label-example.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, problems := label.Author(data)
+	if l == nil {
+		t.Fatal(problems)
+	}
+	num := func(n int64) *int64 { return &n }
+	l.Model = "pump-1"
+	l.Connections = []label.Connection{{Protocol: "SSH", Reach: label.Local}}
+	l.Cloud = []label.Place{}
+	l.Runtime = []label.Runtime{
+		{Fact: "boot.total", Unit: "ms", Integration: &label.Range{Min: num(1000), Max: num(30000)}},
+		{Fact: "cpu.usage", Unit: "permille", Operating: &label.Range{Max: num(800)}},
+	}
+	for _, c := range change {
+		c(l)
+	}
+	return l
+}
+
+// signLabel signs with the world's key for labels.
+func signLabel(t testing.TB, key *cose.Signer, l *label.Label) []byte {
+	t.Helper()
+	data, err := label.Sign(l, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// labelled returns a fleet with labels.
+func labelled(t testing.TB, w *referencetest.World, m reference.Manifest, files []verifier.LabelFile, change ...func(*verifier.Config)) *verifiertest.Fleet {
+	t.Helper()
+	return verifiertest.In(t, w, m, append(change, func(c *verifier.Config) { c.LabelTrust, c.Labels = w.Trust(t), files })...)
+}
+
+// plain makes d measure all that labels are held against; nothing of it contradicts.
+func plain(d *verifiertest.Device) {
+	d.Set(74, facts.SetValue([]string{"eth0 192.0.2.7/24"}))
+	for _, k := range []facts.Key{71, 77, 78} {
+		d.Set(k, facts.SetValue([]string{}))
+	}
+	d.Set(111, facts.TextValue("debian 12"))
+	d.Set(114, facts.IntValue(referencetest.Now-3*86400))
+}
+
+func codes(found []verifier.Finding) []verifier.Reason {
+	var out []verifier.Reason
+	for _, f := range found {
+		out = append(out, f.Code)
+	}
+	return out
+}
+
+// Each contradiction has a code of its own, in the words of the page, as a warning
+// and in the signed result; what fits has none.
+func TestLabelAgainstLife(t *testing.T) {
+	num := func(n int64) *int64 { return &n }
+	for _, tt := range []struct {
+		name     string
+		label    func(*label.Label)
+		manifest func(*reference.Manifest)
+		device   func(*verifiertest.Device)
+		config   func(*verifier.Config)
+		later    int64           // seconds until it is looked at
+		want     verifier.Reason // "": all fits
+		text     string
+	}{
+		{name: "all fits"},
+		{name: "wireless", device: func(d *verifiertest.Device) { d.Set(77, facts.SetValue([]string{"wlan0"})) }, want: verifier.ReasonLabelRadio, text: "the label declares no wireless; the device has wlan0"},
+		{name: "wireless declared", label: func(l *label.Label) { l.Connections[0].Protocol = "WiFi (SSH)" }, device: func(d *verifiertest.Device) { d.Set(77, facts.SetValue([]string{"wlan0"})) }},
+		{name: "Bluetooth", device: func(d *verifiertest.Device) { d.Set(78, facts.SetValue([]string{"hci0"})) }, want: verifier.ReasonLabelBluetooth, text: "declares no Bluetooth; the device has hci0"},
+		{name: "BLE declared", label: func(l *label.Label) { l.Connections[0].Protocol = "BLE, SSH" }, device: func(d *verifiertest.Device) { d.Set(78, facts.SetValue([]string{"hci0"})) }},
+		{name: "stable is not BLE", label: func(l *label.Label) { l.Connections[0].Protocol = "stable SSH" }, device: func(d *verifiertest.Device) { d.Set(78, facts.SetValue([]string{"hci0"})) }, want: verifier.ReasonLabelBluetooth},
+		{name: "no connection at all", label: func(l *label.Label) { l.Connections = []label.Connection{} }, want: verifier.ReasonLabelNetwork, text: "has addresses: eth0 192.0.2.7/24"},
+		{name: "local only", device: func(d *verifiertest.Device) {
+			d.Set(71, facts.SetValue([]string{"10.0.0.1:8883", "198.51.100.9:443", "[fd00::1]:443"}))
+		}, want: verifier.ReasonLabelCloud, text: "is connected to 198.51.100.9:443"},
+		{name: "the hospital's own address", device: func(d *verifiertest.Device) { d.Set(71, facts.SetValue([]string{"198.51.100.9:443"})) },
+			config: func(c *verifier.Config) { c.OwnNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }},
+		{name: "cloud declared", label: func(l *label.Label) {
+			l.Connections[0].Reach, l.Cloud = label.CloudAndLocal, []label.Place{{Country: "NL"}}
+		}, device: func(d *verifiertest.Device) { d.Set(71, facts.SetValue([]string{"198.51.100.9:443"})) }},
+		// The manifest declares port 22 alone, so what is beyond it deviates there too.
+		{name: "a service", device: func(d *verifiertest.Device) {
+			d.Set(verifiertest.Listening, facts.SetValue([]string{"tcp/0.0.0.0:22", "tcp/0.0.0.0:4444", "tcp/127.0.0.1:631", "udp/0.0.0.0:68"}))
+		}, want: verifier.ReasonLabelService, text: "neither the label nor the manifest declares what listens at tcp/0.0.0.0:4444"},
+		{name: "a service by its protocol", label: func(l *label.Label) { l.Connections[0].Protocol = "SSH, DICOM" }, device: func(d *verifiertest.Device) {
+			d.Set(verifiertest.Listening, facts.SetValue([]string{"tcp/0.0.0.0:22", "tcp/[::]:11112", "udp/0.0.0.0:40000"}))
+		}},
+		{name: "a range", label: func(l *label.Label) { l.Runtime[1].Operating.Max = num(900) }, want: verifier.ReasonLabelRange, text: "cpu.usage of operating"},
+		{name: "a range that nobody compares", label: func(l *label.Label) {
+			l.Runtime[1].FailSafe = &label.Range{Max: num(980)}
+		}, want: verifier.ReasonLabelRange, text: "the manifest does not compare it"},
+		{name: "an older label", label: func(l *label.Label) { l.Runtime[1].Operating.Max, l.From = num(900), 19000 }, want: verifier.ReasonLabelRange, text: "the label is of 2022-01-08, the manifest of 2023-11-14"},
+		{name: "boot to be proved by a TPM", manifest: func(m *reference.Manifest) {
+			m.Boot = &reference.Boot{PCRs: []int{0, 7}, Accept: [][]byte{make([]byte, 32)}}
+		}, want: verifier.ReasonLabelBoot, text: "key file, no TPM"},
+		{name: "no update", later: 70 * 86400, want: verifier.ReasonLabelUpdates, text: "promised at least every 60 days; 73 days passed without a change"},
+		{name: "support", label: func(l *label.Label) { l.Updates.SupportUntil = label.DayOf(referencetest.Now) - 1 }, want: verifier.ReasonLabelSupport, text: "security support has ended on 2027-01-14"},
+		{name: "end of life", label: func(l *label.Label) { l.Updates.EndOfLife = label.DayOf(referencetest.Now) - 1 }, want: verifier.ReasonLabelSupport, text: "after its end of life"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := referencetest.New(t)
+			m := referencetest.Example()
+			if tt.manifest != nil {
+				tt.manifest(&m)
+			}
+			l := pumpLabel(t)
+			if tt.label != nil {
+				tt.label(l)
+			}
+			config := func(*verifier.Config) {}
+			if tt.config != nil {
+				config = tt.config
+			}
+			f := labelled(t, w, m, []verifier.LabelFile{{Name: "pump.label", Data: signLabel(t, w.Label, l)}}, config)
+			d := f.NewDevice().Enrolled()
+			plain(d)
+			if tt.device != nil {
+				tt.device(d)
+			}
+			d.Accepted(d.Message(attest.KindBoot))
+			f.Now += tt.later
+			r := d.Accepted(d.Message(attest.KindRoutine))
+			v := d.View()
+			for where, found := range map[string][]verifier.Finding{"record": r.Findings, "page": v.Findings} {
+				var contradictions []verifier.Finding
+				for _, x := range found {
+					if strings.HasPrefix(string(x.Code), "label-") && x.Tier != verifier.TierNone {
+						contradictions = append(contradictions, x)
+					}
+				}
+				switch {
+				case tt.want == "" && len(contradictions) > 0:
+					t.Errorf("%s: %v, though all fits", where, contradictions)
+				case tt.want != "" && (len(contradictions) != 1 || contradictions[0].Code != tt.want || contradictions[0].Tier != verifier.TierWarning || !strings.Contains(contradictions[0].Text, tt.text)):
+					t.Errorf("%s: %v, want a warning %s with %q alone", where, contradictions, tt.want, tt.text)
+				}
+			}
+			result, err := verifier.OpenResult(r.Result, w.Result.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := result.Submods[d.UEID.String()]
+			if tt.want != "" && a.Status < verifier.TierWarning {
+				t.Errorf("the result is %s in spite of a contradiction", a.Status)
+			}
+			in := a.Details.Label
+			if in == nil || in.State != verifier.LabelValid || in.Sequence != 1 || len(in.SHA256) != 32 || in.Inspect == 0 {
+				t.Fatalf("the result says of the label: %+v", in)
+			}
+			for code, verdict := range in.Checks {
+				if (verdict == verifier.Contradicts) != (code == tt.want) {
+					t.Errorf("the result says of %s: %s", code, verdict)
+				}
+			}
+		})
+	}
+}
+
+// What nothing tells is said not to be appraised, check by check and as a finding.
+func TestLabelNotAppraised(t *testing.T) {
+	w := referencetest.New(t)
+	f := labelled(t, w, referencetest.Example(), []verifier.LabelFile{{Name: "pump.label", Data: signLabel(t, w.Label, pumpLabel(t))}})
+	d := f.NewDevice().Enrolled()
+	d.Set(71, facts.SetValue([]string{}))
+	d.Status(77, facts.Unreadable)
+	d.Accepted(d.Message(attest.KindBoot))
+	v := d.View()
+	open := map[verifier.Reason]string{}
+	for _, c := range v.Life.Checks {
+		if c.Verdict == verifier.Open {
+			open[c.Code] = c.Text
+		}
+	}
+	want := []verifier.Reason{verifier.ReasonLabelRadio, verifier.ReasonLabelBluetooth, verifier.ReasonLabelNetwork, verifier.ReasonLabelBoot, verifier.ReasonLabelUpdates, verifier.ReasonLabelParts}
+	if len(open) != len(want) {
+		t.Errorf("not appraised: %v", open)
+	}
+	for _, code := range want {
+		if open[code] == "" {
+			t.Errorf("%s: want not appraised, with the reason", code)
+		}
+	}
+	if !strings.Contains(open[verifier.ReasonLabelRadio], "unreadable") || !strings.Contains(open[verifier.ReasonLabelBluetooth], "no report") {
+		t.Errorf("unreadable and never told are two reasons: %v", open)
+	}
+	i := slices.Index(codes(v.Findings), verifier.ReasonLabelOpen)
+	if i < 0 || v.Findings[i].Tier != verifier.TierNone || !strings.Contains(v.Findings[i].Text, "wireless, Bluetooth") {
+		t.Errorf("no finding says what was not appraised: %v", v.Findings)
+	}
+}
+
+// A label that does not count is shown with its state, and why.
+func TestLabelsThatDoNotCount(t *testing.T) {
+	w := referencetest.New(t)
+	stranger := referencetest.Signer(t)
+	good := signLabel(t, w.Label, pumpLabel(t))
+	altered := slices.Clone(good)
+	altered[len(altered)-1] ^= 1
+	at := func(sequence uint64, change ...func(*label.Label)) []byte {
+		return signLabel(t, w.Label, pumpLabel(t, append(change, func(l *label.Label) { l.Sequence = sequence })...))
+	}
+	ended := at(2, func(l *label.Label) { l.Until = label.DayOf(referencetest.Now) - 1 })
+	begins := at(2, func(l *label.Label) { l.From = label.DayOf(referencetest.Now) + 2 })
+	revoked := referencetest.New(t)
+	keys := reference.Keys{Version: 1, Owner: reference.Manufacturer, Sequence: 2, Keys: []reference.ListedKey{
+		{Key: w.Manifest.Public(), Role: reference.RoleManifest, Name: "m", NotBefore: 1, NotAfter: 4_000_000_000},
+		{Key: w.Label.Public(), Role: reference.RoleLabel, Name: "lost", NotBefore: 1, NotAfter: 4_000_000_000, RevokedFrom: 100},
+	}}
+	var err error
+	if revoked.ManufacturerKeys, err = reference.SignKeys(&keys, w.ManufacturerRoot); err != nil {
+		t.Fatal(err)
+	}
+	lost := *w
+	lost.ManufacturerKeys = revoked.ManufacturerKeys
+	for _, tt := range []struct {
+		name  string
+		world *referencetest.World
+		files []verifier.LabelFile
+		state verifier.LabelState
+		code  verifier.Reason // "": the label counts
+		tier  verifier.Tier
+		text  string
+	}{
+		{"none", w, nil, verifier.LabelMissing, verifier.ReasonLabelMissing, verifier.TierNone, "no label of Example Medical pump-1 is here"},
+		{"of another model", w, []verifier.LabelFile{{Name: "a", Data: at(1, func(l *label.Label) { l.Model = "pump-2" })}}, verifier.LabelMissing, verifier.ReasonLabelMissing, verifier.TierNone, "is here"},
+		{"no label", w, []verifier.LabelFile{{Name: "a", Data: []byte("nothing")}}, verifier.LabelMissing, verifier.ReasonLabelMissing, verifier.TierNone, "1 files could not be read as labels"},
+		{"a disk that fails", w, []verifier.LabelFile{{Name: "a", Err: errors.New("input/output error")}}, verifier.LabelMissing, verifier.ReasonLabelMissing, verifier.TierNone, "1 files could not be read"},
+		{"altered", w, []verifier.LabelFile{{Name: "a", Data: altered}}, verifier.LabelRefused, verifier.ReasonLabelRefused, verifier.TierWarning, "signature is not valid"},
+		{"a stranger's", w, []verifier.LabelFile{{Name: "a", Data: signLabel(t, stranger, pumpLabel(t))}}, verifier.LabelRefused, verifier.ReasonLabelRefused, verifier.TierWarning, "key is in no key list"},
+		{"by the manifest's key", w, []verifier.LabelFile{{Name: "a", Data: signLabel(t, w.Manifest, pumpLabel(t))}}, verifier.LabelRefused, verifier.ReasonLabelRefused, verifier.TierWarning, "has role manifest"},
+		{"ended", w, []verifier.LabelFile{{Name: "a", Data: ended}}, verifier.LabelExpired, verifier.ReasonLabelExpired, verifier.TierWarning, "is expired: cannot open label: validity has ended"},
+		{"not begun", w, []verifier.LabelFile{{Name: "a", Data: begins}}, verifier.LabelNotYet, verifier.ReasonLabelExpired, verifier.TierWarning, "has not begun"},
+		{"by a lost key", &lost, []verifier.LabelFile{{Name: "a", Data: good}}, verifier.LabelRevoked, verifier.ReasonLabelRevoked, verifier.TierWarning, "key was revoked"},
+		{"two with one sequence", w, []verifier.LabelFile{{Name: "a", Data: good}, {Name: "b", Data: at(1, func(l *label.Label) { l.UDI = "(01)2" })}}, verifier.LabelRefused, verifier.ReasonLabelRefused, verifier.TierWarning, "another label of this model has sequence 1 too: b"},
+		{"one copied", w, []verifier.LabelFile{{Name: "a", Data: good}, {Name: "b", Data: good}}, verifier.LabelValid, "", 0, ""},
+		{"beside a good one", w, []verifier.LabelFile{{Name: "a", Data: altered}, {Name: "b", Data: good}, {Name: "c", Data: ended}}, verifier.LabelValid, "", 0, ""},
+		{"a newer one", w, []verifier.LabelFile{{Name: "a", Data: good}, {Name: "b", Data: at(7)}}, verifier.LabelValid, "", 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := labelled(t, tt.world, referencetest.Example(), tt.files)
+			d := f.NewDevice().Enrolled()
+			plain(d)
+			r := d.Accepted(d.Message(attest.KindBoot))
+			v := d.View()
+			if v.Life.Label.State != tt.state || tt.name == "a newer one" && v.Life.Label.Sequence != 7 {
+				t.Errorf("the label is %s (edition %d): %s; want %s", v.Life.Label.State, v.Life.Label.Sequence, v.Life.Label.Why, tt.state)
+			}
+			if shown := f.Labels(f.Now); len(shown) != len(tt.files) {
+				t.Errorf("%d files are shown of %d", len(shown), len(tt.files))
+			}
+			for where, found := range map[string][]verifier.Finding{"record": r.Findings, "page": v.Findings} {
+				i := slices.IndexFunc(found, func(x verifier.Finding) bool { return x.Code == tt.code })
+				switch {
+				case tt.code == "":
+					if slices.ContainsFunc(found, func(x verifier.Finding) bool { return x.Tier > verifier.TierNone }) {
+						t.Errorf("%s: %v", where, found)
+					}
+				case i < 0 || found[i].Tier != tt.tier || !strings.Contains(found[i].Text, tt.text):
+					t.Errorf("%s: %v, want %s with %q", where, found, tt.code, tt.text)
+				}
+			}
+			result, err := verifier.OpenResult(r.Result, w.Result.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if in := result.Submods[d.UEID.String()].Details.Label; in == nil || in.State != tt.state {
+				t.Errorf("the result says %+v", in)
+			}
+		})
+	}
+}
+
+// A label ends while the verifier runs, and the page says so without a new report.
+func TestLabelEnds(t *testing.T) {
+	w := referencetest.New(t)
+	f := labelled(t, w, referencetest.Example(), []verifier.LabelFile{{Name: "a", Data: signLabel(t, w.Label, pumpLabel(t, func(l *label.Label) { l.Until = label.DayOf(referencetest.Now) }))}})
+	d := f.NewDevice().Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
+	if v := d.View(); v.Life.Label.State != verifier.LabelValid {
+		t.Fatalf("%+v", v.Life.Label)
+	}
+	f.Now += 86400
+	if v := d.View(); v.Life.Label.State != verifier.LabelExpired || !slices.Contains(codes(v.Findings), verifier.ReasonLabelExpired) {
+		t.Errorf("after its last day: %+v, %v", v.Life.Label, v.Findings)
+	}
+}
+
+// Without labels nothing is said of them, in the result as little as on the page.
+func TestWithoutLabels(t *testing.T) {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	r := d.Accepted(d.Message(attest.KindBoot))
+	result, err := verifier.OpenResult(r.Result, f.World.Result.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := d.View(); v.Life != nil || result.Submods[d.UEID.String()].Details.Label != nil || f.Labels(f.Now) != nil {
+		t.Errorf("%+v", v.Life)
+	}
+	if _, err := verifier.New(verifier.Config{NoReferences: true, Result: f.World.Result, Labels: []verifier.LabelFile{{Name: "a"}}}, f.Store); err == nil {
+		t.Error("labels without keys were taken")
+	}
+}
