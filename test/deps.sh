@@ -24,6 +24,9 @@ want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
 want dbus-daemon command -v dbus-daemon
 want nftables command -v nft # another reader of the packet filter
 want socat command -v socat
+want bzip2 command -v bzip2
+want xz-utils command -v xz
+want xxd command -v xxd
 want iproute2 command -v ip
 want util-linux command -v nsenter # and unshare
 want strace command -v strace

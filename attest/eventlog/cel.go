@@ -26,13 +26,43 @@ type celRecord struct {
 	PCR     *uint32 `json:"pcr"`
 	NVIndex *uint64 `json:"nv_index"`
 	Digests []struct {
-		HashAlg string `json:"hashAlg"`
-		Digest  string `json:"digest"`
+		HashAlg nameOrNumber `json:"hashAlg"`
+		Digest  string       `json:"digest"`
 	} `json:"digests"`
-	ContentType string          `json:"content_type"`
-	Type        string          `json:"type"`
+	ContentType nameOrNumber    `json:"content_type"`
+	Type        nameOrNumber    `json:"type"`
 	Content     json.RawMessage `json:"content"`
 	SubEvent    json.RawMessage `json:"sub_event"`
+}
+
+// A nameOrNumber is what CEL in JSON writes either way.
+type nameOrNumber struct {
+	name   string
+	number uint16
+}
+
+func (n *nameOrNumber) UnmarshalJSON(data []byte) error {
+	if data[0] == '"' {
+		return json.Unmarshal(data, &n.name)
+	}
+	return json.Unmarshal(data, &n.number)
+}
+
+func (n nameOrNumber) bank() (Bank, bool) {
+	if n.name != "" {
+		return bankNamed(n.name)
+	}
+	return Bank(n.number), Bank(n.number).Replayable()
+}
+
+func (n nameOrNumber) kind() string {
+	if n.name != "" || n.number == 0 {
+		return n.name
+	}
+	if name := celContents[byte(n.number)]; name != "" && n.number <= 0xff {
+		return name
+	}
+	return fmt.Sprintf("content %d", n.number)
 }
 
 func (l *Log) parseCEL(data []byte) error {
@@ -190,9 +220,9 @@ func (l *Log) addRecord(raw []byte, offset int, numbers map[int]uint64) error {
 		numbers[e.PCR] = *r.RecNum
 	}
 	for _, d := range r.Digests {
-		bank, ok := bankNamed(d.HashAlg)
+		bank, ok := d.HashAlg.bank()
 		if !ok {
-			return fmt.Errorf("unknown hash %q", d.HashAlg)
+			return fmt.Errorf("unknown hash %q", d.HashAlg.name)
 		}
 		value, err := hex.DecodeString(d.Digest)
 		if err != nil || len(value) != banks[bank.index()].size {
@@ -222,9 +252,9 @@ func (l *Log) addRecord(raw []byte, offset int, numbers map[int]uint64) error {
 // readContent takes over what a record says beyond its digests. Contents that
 // are not known here stay as they are.
 func (e *Event) readContent(r celRecord) error {
-	e.Kind, e.Data = r.ContentType, r.Content
+	e.Kind, e.Data = r.ContentType.kind(), r.Content
 	if e.Kind == "" {
-		e.Kind, e.Data = r.Type, r.SubEvent
+		e.Kind, e.Data = r.Type.kind(), r.SubEvent
 	}
 	switch e.Kind {
 	case "systemd":
@@ -272,6 +302,7 @@ func (e *Event) readContent(r celRecord) error {
 }
 
 func typeNamed(name string) (Type, bool) {
+	name = strings.ToUpper(name) // CEL 1.0 has both
 	for t, row := range types {
 		if row.name == name || row.name == "EV_"+name {
 			return t, true

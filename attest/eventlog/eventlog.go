@@ -9,9 +9,11 @@
 // and knows no good values.
 //
 // Formats: the binary log of the TCG PC Client Platform Firmware Profile 1.06
-// (section 10; with SHA-1 only as in TPM 1.2, and crypto-agile), the Canonical
-// Event Log in JSON, and systemd's /run/log/systemd/tpm2-measure.log, which is
-// a JSON text sequence (RFC 7464) of nearly such records.
+// (section 10; with SHA-1 only as in TPM 1.2, and crypto-agile), which TDX's
+// CCEL is too, with measurement registers in place of PCRs; the Canonical Event
+// Log in JSON and as type, length, value, not in CBOR; and systemd's
+// /run/log/systemd/tpm2-measure.log, which is a JSON text sequence (RFC 7464) of
+// nearly such records.
 package eventlog
 
 import (
@@ -45,7 +47,7 @@ const (
 	SHA256  Bank = 0x0b
 	SHA384  Bank = 0x0c
 	SHA512  Bank = 0x0d
-	SM3     Bank = 0x12 // parsed, never replayed
+	SM3     Bank = 0x12
 	SHA3256 Bank = 0x27
 	SHA3384 Bank = 0x28
 	SHA3512 Bank = 0x29
@@ -55,13 +57,13 @@ var banks = []struct {
 	bank Bank
 	name string
 	size int
-	hash func() hash.Hash // nil where there is none here
+	hash func() hash.Hash
 }{
 	{SHA1, "sha1", sha1.Size, sha1.New},
 	{SHA256, "sha256", sha256.Size, sha256.New},
 	{SHA384, "sha384", sha512.Size384, sha512.New384},
 	{SHA512, "sha512", sha512.Size, sha512.New},
-	{SM3, "sm3_256", 32, nil},
+	{SM3, "sm3_256", 32, newSM3},
 	{SHA3256, "sha3_256", 32, func() hash.Hash { return sha3.New256() }},
 	{SHA3384, "sha3_384", 48, func() hash.Hash { return sha3.New384() }},
 	{SHA3512, "sha3_512", 64, func() hash.Hash { return sha3.New512() }},
@@ -86,8 +88,7 @@ func (b Bank) String() string {
 
 // Replayable says whether the hash is known here.
 func (b Bank) Replayable() bool {
-	i := b.index()
-	return i >= 0 && banks[i].hash != nil
+	return b.index() >= 0
 }
 
 // sum hashes parts, one after the other. The bank must be replayable.
@@ -114,7 +115,7 @@ type Format string
 const (
 	TCG1    Format = "tcg1"    // TCG_PCR_EVENT, SHA-1 (PFP 1.06, 10.2.1)
 	TCG2    Format = "tcg2"    // TCG_PCR_EVENT2 after a Spec ID Event03 (10.2.2)
-	CEL     Format = "cel"     // Canonical Event Log 1.0, JSON
+	CEL     Format = "cel"     // Canonical Event Log 1.0, JSON or TLV
 	Systemd Format = "systemd" // tpm2-measure.log
 )
 
@@ -196,8 +197,12 @@ func parse(data []byte) (*Log, error) {
 	var err error
 	if first := bytes.TrimLeft(data, " \t\r\n"); len(first) > 0 && (first[0] == recordSeparator || first[0] == '{' || first[0] == '[') {
 		err = log.parseCEL(data)
+	} else if isTLV(data) {
+		err = log.parseTLV(data)
 	} else if isListing(data) {
 		err = fmt.Errorf("it is ascii_bios_measurements, which leaves out what was measured: take binary_bios_measurements")
+	} else if isTable(data) {
+		err = fmt.Errorf("it is the ACPI table that says where the log is: take the table's data, /sys/firmware/acpi/tables/data/CCEL")
 	} else if err = log.parseTCG(data); err != nil && bigEndian(data) {
 		err = fmt.Errorf("it is big-endian, as no log of the specification is: %w", err)
 	}
@@ -217,6 +222,16 @@ func isListing(data []byte) bool {
 	}
 	_, err := hex.DecodeString(string(words[1]))
 	return err == nil
+}
+
+// isTable says whether data are one of the ACPI tables that point to a log: name,
+// and its own length.
+func isTable(data []byte) bool {
+	if len(data) < 8 || int(binary.LittleEndian.Uint32(data[4:])) != len(data) {
+		return false
+	}
+	name := string(data[:4])
+	return name == "CCEL" || name == "TPM2" || name == "TCPA"
 }
 
 // bigEndian says whether the first event has a type only in that byte order.
@@ -403,10 +418,8 @@ func readEvent(c *cursor, agile bool, sizes map[Bank]int) (Event, error) {
 
 // readHeader reads TCG_EfiSpecIDEvent (10.4.5.1) and fills in the banks' sizes.
 func readHeader(e Event, sizes map[Bank]int) ([]Bank, error) {
-	// The PCR should be 0; TDX's log of measurement registers has 1.
-	if !bytes.Equal(e.Digests[0].Value, make([]byte, sha1.Size)) {
-		return nil, fmt.Errorf("header with digest %x, it must be zero", e.Digests[0].Value)
-	}
+	// Its PCR should be 0, and TDX's log of measurement registers has 1; its digest
+	// should be zero, and POWER's firmware leaves another. Neither is extended.
 	c := &cursor{data: e.Data[len(specID03):]}
 	c.u32() // platform class
 	c.u32() // version minor and major, errata, size of UINTN

@@ -65,7 +65,7 @@ func (v *Verified) Explain(claims ...string) []Line {
 
 // strongest is the best of list that the log has without gaps.
 func (l *Log) strongest(list []Bank) (Bank, bool) {
-	for _, want := range []Bank{SHA256, SHA384, SHA512, SHA3256, SHA3384, SHA3512, SHA1} {
+	for _, want := range []Bank{SHA256, SHA384, SHA512, SHA3256, SHA3384, SHA3512, SM3, SHA1} {
 		for _, b := range list {
 			if b == want {
 				return b, true

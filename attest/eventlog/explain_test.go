@@ -175,8 +175,8 @@ func TestExplainSecureBoot(t *testing.T) {
 
 // A false word is called one.
 func TestExplainContradiction(t *testing.T) {
-	log := parsed(t, append(header([]Bank{SHA256}), record([]Bank{SHA256}, event{0, SCRTMVersion, []byte("v2")}, []byte("v1"))...))
-	if got := log.Explain()[1].String(); got != "PCR 0: firmware version: v2 [false: the data do not hash to the digest]" {
+	log := parsed(t, append(header([]Bank{SHA256}), record([]Bank{SHA256}, event{4, EFIAction, []byte("go")}, []byte("stop"))...))
+	if got := log.Explain()[1].String(); got != "PCR 4: go [false: the data do not hash to the digest]" {
 		t.Error(got)
 	}
 }

@@ -63,7 +63,7 @@ var types = map[Type]typeRow{
 	Action:                     {"EV_ACTION", true},
 	EventTag:                   {"EV_EVENT_TAG", false},
 	SCRTMContents:              {"EV_S_CRTM_CONTENTS", false},
-	SCRTMVersion:               {"EV_S_CRTM_VERSION", true},
+	SCRTMVersion:               {"EV_S_CRTM_VERSION", false}, // should be, and with Intel's Boot Guard is not
 	CPUMicrocode:               {"EV_CPU_MICROCODE", false},
 	PlatformConfigFlags:        {"EV_PLATFORM_CONFIG_FLAGS", false},
 	TableOfDevices:             {"EV_TABLE_OF_DEVICES", false},

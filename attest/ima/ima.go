@@ -11,8 +11,8 @@
 // entry unreadable, not another file: an entry whose File is an error, like a
 // violation, is an unknown file and must never be left out.
 //
-// Formats: binary_runtime_measurements of securityfs, little-endian, with SHA-1
-// or another hash as template digest (Linux, Documentation/security/
+// Formats: binary_runtime_measurements of securityfs, in either byte order, with
+// SHA-1 or another hash as template digest (Linux, Documentation/security/
 // IMA-templates.rst, security/integrity/ima/ima_fs.c), and
 // ascii_runtime_measurements for the templates that lose nothing in it.
 package ima
@@ -114,6 +114,15 @@ type Entry struct {
 	Violation bool   // the file was written while it was open to be measured: nothing is known of it
 	Data      []byte // template data as the list has them; shares memory with what was parsed
 	Size      int    // bytes that the entry takes in the list
+	BigEndian bool   // numbers in the list and in Data are, as on s390 without ima_canonical_fmt
+}
+
+// order is the byte order of the lengths in Data, which the digest covers.
+func (e *Entry) order() binary.ByteOrder {
+	if e.BigEndian {
+		return binary.BigEndian
+	}
+	return binary.LittleEndian
 }
 
 // A Field is a part of the template data.
@@ -142,10 +151,10 @@ func (e *Entry) Fields() ([]Field, error) {
 	}
 	var fields []Field
 	for rest := e.Data; len(rest) > 0; {
-		if len(rest) < 4 || uint64(binary.LittleEndian.Uint32(rest)) > uint64(len(rest)-4) {
+		if len(rest) < 4 || uint64(e.order().Uint32(rest)) > uint64(len(rest)-4) {
 			return nil, fmt.Errorf("field %d of template %q is cut", len(fields), e.Template)
 		}
-		n := 4 + int(binary.LittleEndian.Uint32(rest))
+		n := 4 + int(e.order().Uint32(rest))
 		fields = append(fields, Field{Data: rest[4:n:n]})
 		rest = rest[n:]
 	}
@@ -282,10 +291,12 @@ func parse(data []byte) (*List, error) {
 	if isText(data) {
 		return list, list.parseText(data)
 	}
-	if digestBank(data, binary.LittleEndian) == 0 && digestBank(data, binary.BigEndian) != 0 {
-		return list, fmt.Errorf("it is big-endian, in the byte order of its machine: boot with ima_canonical_fmt")
+	big := false
+	if list.Bank = digestBank(data, binary.LittleEndian); list.Bank == 0 {
+		list.Bank = digestBank(data, binary.BigEndian)
+		big = list.Bank != 0
 	}
-	if list.Bank = digestBank(data, binary.LittleEndian); list.Bank == 0 && len(data) < 4+64+4+maxName {
+	if list.Bank == 0 && len(data) < 4+64+4+maxName {
 		list.Bank = SHA1 // may be the beginning of an entry
 		return list, fmt.Errorf("entry 0 at offset 0: no template's name where one must be, or it is %w", ErrCut)
 	}
@@ -296,7 +307,7 @@ func parse(data []byte) (*List, error) {
 		if len(list.Entries) == maxEntries {
 			return list, fmt.Errorf("offset %d: more than %d entries", offset, maxEntries)
 		}
-		e, n, err := readEntry(data[offset:], list.Bank)
+		e, n, err := readEntry(data[offset:], list.Bank, big)
 		if err == nil {
 			err = e.check(list.Bank)
 		}
@@ -341,8 +352,8 @@ func isName(b []byte) bool {
 }
 
 // readEntry reads one entry and its length in bytes.
-func readEntry(data []byte, bank Bank) (Entry, int, error) {
-	var e Entry
+func readEntry(data []byte, bank Bank, big bool) (Entry, int, error) {
+	e := Entry{BigEndian: big}
 	pos, short := 0, false
 	take := func(n uint64) []byte {
 		if short || n > uint64(len(data)-pos) {
@@ -355,7 +366,7 @@ func readEntry(data []byte, bank Bank) (Entry, int, error) {
 	}
 	u32 := func() uint32 {
 		if b := take(4); b != nil {
-			return binary.LittleEndian.Uint32(b)
+			return e.order().Uint32(b)
 		}
 		return 0
 	}

@@ -330,7 +330,6 @@ func TestRefused(t *testing.T) {
 		"second cut":        {append(slices.Clone(good), good[:30]...), fmt.Sprintf("entry 1 at offset %d: cut", len(good))},
 		"cut in header":     {append(slices.Clone(good), 10, 0), "cut in its header"},
 		"PCR":               {edit(0, 99), "PCR 99, the highest is 31"},
-		"big-endian":        {slices.Concat([]byte{0, 0, 0, 10}, good[4:24], []byte{0, 0, 0, 6}, good[28:]), "it is big-endian"},
 		"digest":            {edit(4, ^good[4]), "do not hash to"},
 		"name":              {append(slices.Clone(good), edit(28, '!')...), `template name "!ma-ng"`},
 		"no name":           {append(slices.Clone(good), edit(24, 0)...), "template name of 0 bytes"},
@@ -473,13 +472,21 @@ func TestStateRefused(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
+	head := func(data []byte) []byte { // a whole list makes the fuzzer try once a second
+		n := 0
+		for _, e := range parsed(f, data).Entries[:10] {
+			n += e.Size
+		}
+		return data[:n]
+	}
 	for _, b := range recorded(f) {
-		f.Add(b.data)
+		f.Add(head(b.data))
 	}
 	f.Add(old(make([]byte, 20), "boot_aggregate"))
 	f.Add(entry(SHA256, "ima-sig", fields(dNG, "/bin/a\x00", "")))
 	f.Add(withDigest(make([]byte, 20), "ima-ng", fields(dNG, "/bin/b\x00")))
 	f.Add(fmt.Appendf(nil, "10 %x ima-ng sha256:%x /bin/a\n", sum(SHA1, fields(dNG, "/bin/a\x00")), fileDigest))
+	f.Add(bigEndian(f, head(recorded(f)[0].data)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		list, err := Parse(data)
 		p := ParsePartial(data)

@@ -28,18 +28,24 @@ func isText(data []byte) bool {
 var eventLine = regexp.MustCompile(`^ *[0-9]{1,2} [0-9a-f]{40} [0-9a-f]{2,8} \[`)
 
 func (l *List) parseText(data []byte) error {
-	offset := 0
+	offset, big := 0, false
 	for text := range bytes.Lines(data) {
 		if len(l.Entries) == maxEntries {
 			return fmt.Errorf("offset %d: more than %d entries", offset, maxEntries)
 		}
-		e, bank, err := readLine(text)
+		e, bank, err := readLine(text, big)
 		if err == nil && len(l.Entries) > 0 && bank != l.Bank {
 			err = fmt.Errorf("template digest of bank %v after bank %v", bank, l.Bank)
 		}
 		if err == nil {
 			l.Bank = bank
 			err = e.check(bank)
+		}
+		if err != nil && len(l.Entries) == 0 && !big {
+			// The text does not tell the byte order of the lengths, the digest does.
+			if other, bank, wrong := readLine(text, true); wrong == nil && other.check(bank) == nil {
+				e, err, big = other, nil, true
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("entry %d at offset %d: %w", len(l.Entries), offset, err)
@@ -52,7 +58,8 @@ func (l *List) parseText(data []byte) error {
 
 // readLine makes the template data anew. Whether they are what the kernel had,
 // the template digest decides.
-func readLine(text []byte) (e Entry, bank Bank, err error) {
+func readLine(text []byte, big bool) (e Entry, bank Bank, err error) {
+	e.BigEndian = big
 	line, whole := bytes.CutSuffix(text, []byte("\n"))
 	m := textLine.FindSubmatch(line)
 	if m == nil || !whole {
@@ -87,7 +94,7 @@ func readLine(text []byte) (e Entry, bank Bank, err error) {
 			return e, 0, err
 		}
 		if name != "d" || e.Template != "ima" {
-			e.Data = binary.LittleEndian.AppendUint32(e.Data, uint32(len(data)))
+			e.Data = appendUint32(e.Data, uint32(len(data)), big)
 		}
 		e.Data = append(e.Data, data...)
 	}
@@ -95,6 +102,13 @@ func readLine(text []byte) (e Entry, bank Bank, err error) {
 		return e, 0, fmt.Errorf("template data of %d bytes", len(e.Data))
 	}
 	return e, bank, nil
+}
+
+func appendUint32(b []byte, n uint32, big bool) []byte {
+	if big {
+		return binary.BigEndian.AppendUint32(b, n)
+	}
+	return binary.LittleEndian.AppendUint32(b, n)
 }
 
 func readField(name, value string) ([]byte, error) {

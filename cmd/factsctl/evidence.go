@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -8,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/miotfacts/miotfacts/attest/eventlog"
@@ -19,14 +23,16 @@ const evidenceHelp = `FILE is a log of any origin, "-" for standard input:
 
   - the TCG event log of the firmware, binary, SHA-1 or crypto-agile
     (/sys/kernel/security/tpm0/binary_bios_measurements)
-  - the Canonical Event Log in JSON, and systemd's own log
+  - the Canonical Event Log in JSON or TLV, and systemd's own log
     (/run/log/systemd/tpm2-measure.log)
+  - the log of a confidential machine, with registers in place of PCRs
+    (/sys/firmware/acpi/tables/data/CCEL)
   - the list of Linux IMA, binary or text
     (/sys/kernel/security/ima/binary_runtime_measurements)
 
-A log that cannot be read whole is refused with exit code 1.`
+It may be compressed by gzip or bzip2. A log that cannot be read whole is refused with exit code 1.`
 
-const evidenceHint = "FILE must be a whole TCG event log, CEL in JSON, systemd's tpm2-measure.log, or an IMA list"
+const evidenceHint = "FILE must be a whole TCG event log, CEL in JSON or TLV, systemd's tpm2-measure.log, or an IMA list"
 
 func newEvidenceCommand() *cobra.Command {
 	return newGroup("evidence", "Verify, replay and explain boot evidence",
@@ -53,8 +59,36 @@ func parseEvidence(data []byte) (evidence, error) {
 	return evidence{log: log}, err
 }
 
-func readEvidence(c *cobra.Command, name string) (evidence, error) {
+// readLog reads a log, compressed or not.
+func readLog(c *cobra.Command, name string) ([]byte, error) {
 	data, err := read(c, name, ima.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	var unpacked io.Reader
+	switch has := func(magic string) bool { return bytes.HasPrefix(data, []byte(magic)) }; {
+	case has("\x1f\x8b\x08"):
+		unpacked, err = gzip.NewReader(bytes.NewReader(data))
+	case has("BZh"):
+		unpacked = bzip2.NewReader(bytes.NewReader(data))
+	case has("\xfd7zXZ\x00"):
+		return nil, fail(exitRefused, "unxz it first", "%s is compressed by xz", name)
+	case has("\x28\xb5\x2f\xfd"):
+		return nil, fail(exitRefused, "unzstd it first", "%s is compressed by zstd", name)
+	default:
+		return data, nil
+	}
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(unpacked, ima.MaxSize+1))
+	}
+	if err != nil {
+		return nil, fail(exitRefused, "give a whole file", "%s: cannot unpack log: %w", name, err)
+	}
+	return data, nil
+}
+
+func readEvidence(c *cobra.Command, name string) (evidence, error) {
+	data, err := readLog(c, name)
 	if err != nil {
 		return evidence{}, err
 	}
@@ -218,6 +252,9 @@ func newEvidenceReplayCommand() *cobra.Command {
 			return nil
 		}
 		r := newLogReplay(e.log)
+		if len(r.PCRs) == 0 {
+			return fail(exitRefused, "", "%s: cannot replay: no hash here for its banks %s", args[0], strings.Join(r.Unreplayed, ", "))
+		}
 		if asJSON {
 			return printJSON(out, r)
 		}
@@ -390,7 +427,7 @@ before the damage, says what is wrong, and ends with exit code 1.
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: records with digests and data")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		data, err := read(c, args[0], ima.MaxSize)
+		data, err := readLog(c, args[0])
 		if err != nil {
 			return err
 		}
