@@ -189,6 +189,27 @@ func TestForbiddenInFactsd(t *testing.T) {
 	goCommand(t, paths...)
 }
 
+// What factstalk must not link: it parses what anybody sends.
+func TestForbiddenInFactstalk(t *testing.T) {
+	linked := strings.Fields(string(goCommand(t, "list", "-deps", "./cmd/factstalk")))
+	for path, why := range map[string]string{
+		"/agent/failsafe": "it has no way to the enforcer", "/agent/quarantine": "it changes nothing of the network", "/agent/mqtt": "it sends nothing to anybody",
+		"/attest/tpm": "it has no key", "/reference": "it knows no manifest", "/label": "what a record means is said on the workbench",
+	} {
+		for _, dep := range linked {
+			if own := module + path; dep == own || strings.HasPrefix(dep, own+"/") {
+				t.Errorf("factstalk links %s: %s", dep, why)
+			}
+		}
+		goCommand(t, "list", "-find", module+path)
+	}
+	for _, path := range []string{"net/http", "os/exec", "github.com/spf13/cobra"} {
+		if slices.Contains(linked, path) {
+			t.Errorf("factstalk links %s", path)
+		}
+	}
+}
+
 // Only agent/failsafe runs programs and signals processes. Others reach os/exec
 // through libraries that we do not call for it, so importers of ours count.
 func TestOnlyFailsafeRunsAndSignals(t *testing.T) {

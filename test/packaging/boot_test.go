@@ -18,7 +18,7 @@ expect() { # WHAT COMMAND...: waits up to 20 s until the command succeeds
 	what=$1; shift; i=0
 	until "$@" >/dev/null 2>&1; do
 		i=$((i + 1))
-		[ $i -lt 100 ] || { echo "not ok $what"; journalctl --no-pager -u factsd -u factsd-enforce -u factsverifier | tail -30; return; }
+		[ $i -lt 100 ] || { echo "not ok $what"; journalctl --no-pager -u factsd -u factsd-enforce -u factsverifier -u factstalk | tail -30; return; }
 		sleep 0.2
 	done
 	echo "ok $what"
@@ -68,6 +68,25 @@ expect "an operator may ask it" runuser -u factsverifier -- factsverifier device
 never "strangers may not" setpriv --reuid=65534 --regid=65534 --clear-groups factsverifier devices --config /var/lib/factsverifier/factsverifier.toml
 dpkg -P factsverifier >/dev/null
 never "nothing of it stays" test -e /var/lib/factsverifier
+
+dpkg -i --force-depends /packages/factstalk_*.deb >/dev/null
+never "nobody is listened to before it is enabled" systemctl -q is-active factstalk
+never "nothing enables it" systemctl -q is-enabled factstalk
+systemctl -q enable --now factstalk
+expect "it keeps a record" test -s /var/lib/private/factstalk/talk.record
+expect "it says so" sh -c 'journalctl -u factstalk | grep msg=recording'
+expect "it has no privileges" sh -c 'grep -q "^CapPrm:.0000000000000000$" /proc/$(systemctl show -P MainPID factstalk)/status'
+was=$(stat -c %i /var/lib/private/factstalk/talk.record)
+systemctl reload factstalk
+expect "a reload writes the record" sh -c "[ $was != \$(stat -c %i /var/lib/private/factstalk/talk.record) ]"
+never "strangers may not read it" setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/lib/factstalk/talk.record
+dpkg -i --force-depends /packages/factstalk_*.deb >/dev/null
+expect "it runs after an upgrade" systemctl -q is-active factstalk
+dpkg -r factstalk >/dev/null
+never "it does not run after the removal" systemctl -q is-active factstalk
+expect "the record stays" test -s /var/lib/private/factstalk/talk.record
+dpkg -P factstalk >/dev/null
+never "no record stays after the purge" test -e /var/lib/private/factstalk
 echo done
 `
 
@@ -118,7 +137,7 @@ func testBoot(t *testing.T, dist string) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"factsd", "factsverifier"} {
+	for _, name := range []string{"factsd", "factsverifier", "factstalk"} {
 		deb, err := filepath.Glob(filepath.Join(dist, name+"_*_amd64.deb"))
 		if err != nil || len(deb) != 1 {
 			t.Fatalf("packages: %q, %v", deb, err)

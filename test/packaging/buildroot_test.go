@@ -18,9 +18,9 @@ func TestBuildrootTree(t *testing.T) {
 		external + "/external.desc":               {"name: MIOTFACTS\n", "desc: "},
 		external + "/Config.in":                   {`source "$BR2_EXTERNAL_MIOTFACTS_PATH/package/miotfacts/Config.in"`},
 		external + "/external.mk":                 {"$(BR2_EXTERNAL_MIOTFACTS_PATH)/package/*/*.mk"},
-		external + "/package/miotfacts/Config.in": {"config BR2_PACKAGE_MIOTFACTS\n\tbool \"miotfacts\"\n", "depends on BR2_PACKAGE_HOST_GO_TARGET_ARCH_SUPPORTS"},
+		external + "/package/miotfacts/Config.in": {"config BR2_PACKAGE_MIOTFACTS\n\tbool \"miotfacts\"\n", "depends on BR2_PACKAGE_HOST_GO_TARGET_ARCH_SUPPORTS", "config BR2_PACKAGE_MIOTFACTS_TALK\n\tbool \"factstalk\"\n"},
 		external + "/package/miotfacts/miotfacts.mk": {"MIOTFACTS_GOMOD = github.com/miotfacts/miotfacts\n", "MIOTFACTS_GO_ENV = CGO_ENABLED=0\n",
-			"MIOTFACTS_LICENSE = Apache-2.0\n", "$(eval $(golang-package))"},
+			"MIOTFACTS_LICENSE = Apache-2.0\n", "ifeq ($(BR2_PACKAGE_MIOTFACTS_TALK),y)\nMIOTFACTS_BUILD_TARGETS += cmd/factstalk\n", "$(eval $(golang-package))"},
 		external + "/configs/miotfacts_qemu_aarch64_defconfig": {"BR2_PACKAGE_MIOTFACTS=y\n", "BR2_DOWNLOAD_FORCE_CHECK_HASHES=y\n"},
 	} {
 		text := read(t, path)

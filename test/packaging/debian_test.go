@@ -25,7 +25,7 @@ func TestDistribution(t *testing.T) {
 	t.Run("boot", func(t *testing.T) { testBoot(t, dist) })
 	t.Run("lintian", func(t *testing.T) {
 		lintian := program(t, "lintian", "lintian")
-		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"))
+		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"), filepath.Join(dist, "factstalk_0.1.0_amd64.deb"))
 		if err != nil {
 			t.Errorf("lintian: %v\n%s", err, out)
 		}
@@ -91,9 +91,10 @@ func testPackages(t *testing.T, dist string) {
 		return out
 	}
 
-	dpkg("-i", deb("factsd"), deb("factsctl"), deb("factsverifier"))
+	dpkg("-i", deb("factsd"), deb("factsctl"), deb("factsverifier"), deb("factstalk"))
 	want("installed", true, "usr/bin/factsd", "usr/bin/factsctl", "usr/bin/factsverifier", "etc/miotfacts/factsd.toml", "lib/systemd/system/factsd-enforce.service",
-		"usr/share/man/man8/factsd.8.gz", "usr/share/man/man1/factsctl.1.gz", "usr/share/doc/factsd/copyright", "usr/share/doc/factsd/THIRD-PARTY.gz")
+		"usr/share/man/man8/factsd.8.gz", "usr/share/man/man1/factsctl.1.gz", "usr/bin/factstalk", "etc/miotfacts/factstalk.toml", "lib/systemd/system/factstalk.service",
+		"usr/lib/systemd/system-preset/80-factstalk.preset", "usr/share/man/man8/factstalk.8.gz", "usr/share/doc/factsd/copyright", "usr/share/doc/factsd/THIRD-PARTY.gz")
 	users, err := os.ReadFile(filepath.Join(device, "etc/passwd"))
 	if err != nil {
 		t.Fatal(err)
@@ -127,8 +128,9 @@ func testPackages(t *testing.T, dist string) {
 	if s := status("factsd"); s != "deinstall ok config-files" {
 		t.Errorf("removed: %q", s)
 	}
-	dpkg("-P", "factsd", "factsverifier", "factsctl")
-	want("purged", false, "etc/miotfacts", "var/lib/miotfacts", "var/lib/factsverifier", "usr/share/doc/factsd", "usr/bin/factsverifier")
+	want("installed", false, "etc/systemd/system/multi-user.target.wants/factstalk.service")
+	dpkg("-P", "factsd", "factsverifier", "factsctl", "factstalk")
+	want("purged", false, "etc/miotfacts", "var/lib/miotfacts", "var/lib/factsverifier", "usr/share/doc/factsd", "usr/bin/factsverifier", "usr/bin/factstalk")
 	if passwd() != before {
 		t.Error("the users of this machine have changed")
 	}
@@ -213,7 +215,7 @@ func testArchive(t *testing.T, dist string) {
 		}
 	}
 	// Another way to the same list.
-	for line := range strings.Lines(must(t, nil, "go", "version", "-m", dir+"/bin/factsd", dir+"/bin/factsctl", dir+"/bin/factsverifier")) {
+	for line := range strings.Lines(must(t, nil, "go", "version", "-m", dir+"/bin/factsd", dir+"/bin/factstalk", dir+"/bin/factsctl", dir+"/bin/factsverifier")) {
 		if f := strings.Fields(line); len(f) >= 3 && f[0] == "dep" {
 			if !libraries[f[1]+" "+f[2]] {
 				t.Errorf("the bill of materials does not have %s %s", f[1], f[2])

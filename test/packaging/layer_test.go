@@ -41,12 +41,12 @@ func goOutput(t *testing.T, env []string, args ...string) string {
 // A module that the recipe has to fetch.
 type module struct{ path, version, dir string }
 
-// modules are those that factsd links on any architecture.
+// modules are those that factsd and factstalk link on any architecture.
 func modules(t *testing.T) []module {
 	t.Helper()
 	var list []module
 	for _, arch := range []string{"amd64", "arm64", "arm", "riscv64", "386"} {
-		out := goOutput(t, []string{"GOOS=linux", "CGO_ENABLED=0", "GOARCH=" + arch}, "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}", "./cmd/factsd")
+		out := goOutput(t, []string{"GOOS=linux", "CGO_ENABLED=0", "GOARCH=" + arch}, "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}", "./cmd/factsd", "./cmd/factstalk")
 		for line := range strings.Lines(out) {
 			if f := strings.Fields(line); len(f) == 3 {
 				if m := (module{f[0], f[1], f[2]}); !slices.Contains(list, m) {
@@ -190,7 +190,7 @@ func TestModulesOfTheLayerSuffice(t *testing.T) {
 			}
 		}
 	}
-	goOutput(t, []string{"GOMODCACHE=" + cache, "GOPROXY=off", "GOSUMDB=off", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "CGO_ENABLED=0", "GOARCH=arm64"}, "list", "-deps", "./cmd/factsd")
+	goOutput(t, []string{"GOMODCACHE=" + cache, "GOPROXY=off", "GOSUMDB=off", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "CGO_ENABLED=0", "GOARCH=arm64"}, "list", "-deps", "./cmd/factsd", "./cmd/factstalk")
 }
 
 // layerFiles are the files of the layer with one of the endings.
@@ -303,6 +303,19 @@ func TestLayerIsInStep(t *testing.T) {
 	for _, want := range []string{`GOBUILDFLAGS:remove = "-buildmode=pie"`, `CGO_ENABLED = "0"`, `export GOTOOLCHAIN = "local"`, `GO_LINKSHARED = ""`, "miotfacts_assert_static"} {
 		if !strings.Contains(recipe, want) {
 			t.Errorf("the recipe does not have %s", want)
+		}
+	}
+	// What is optional is built and installed by both recipes or by neither, and not
+	// enabled by either.
+	common := read(t, layer+"/recipes-core/include/miotfacts-common.inc")
+	for _, want := range []string{`PACKAGECONFIG[talk] = ",,,"`, `PACKAGES =+ "${PN}-talk"`, `SYSTEMD_AUTO_ENABLE:${PN}-talk = "disable"`} {
+		if !strings.Contains(common, want) {
+			t.Errorf("miotfacts-common.inc does not have %s", want)
+		}
+	}
+	for _, text := range []string{recipe, read(t, layer+"/recipes-core/miotfacts-bin/miotfacts-bin_"+version+".bb")} {
+		if !strings.Contains(text, "${D}${bindir}/factstalk") {
+			t.Error("a recipe does not install factstalk")
 		}
 	}
 	if !regexp.MustCompile(`SRCREV = "[0-9a-f]{40}"`).MatchString(recipe) {

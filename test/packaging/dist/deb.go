@@ -33,6 +33,13 @@ func debPackages() []debPackage {
 			"usr/share/doc/factsd/examples/openrc/factsd":            "configs/openrc/factsd",
 			"usr/share/doc/factsd/examples/openrc/factsd-enforce":    "configs/openrc/factsd-enforce",
 		}},
+		{"factstalk", map[string]string{
+			"etc/miotfacts/factstalk.toml":                             "configs/factstalk.toml",
+			"lib/systemd/system/factstalk.service":                     "configs/systemd/factstalk.service",
+			"usr/lib/systemd/system-preset/80-factstalk.preset":        "configs/systemd/factstalk.preset",
+			"usr/share/doc/factstalk/examples/openrc/factstalk":        "configs/openrc/factstalk",
+			"usr/share/doc/factstalk/examples/sysusers/factstalk.conf": "configs/sysusers/factstalk.conf",
+		}},
 		{"factsctl", map[string]string{
 			"usr/share/doc/factsctl/examples/gateway.toml":              "configs/examples/gateway.toml",
 			"usr/share/doc/factsctl/examples/raspberry-pi-monitor.toml": "configs/examples/raspberry-pi-monitor.toml",

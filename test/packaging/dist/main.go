@@ -1,4 +1,4 @@
-// Command dist makes what is handed out: an archive for each port with the three
+// Command dist makes what is handed out: an archive for each port with the
 // commands, a bill of materials beside it, Debian packages, and the checksums of
 // all. Made twice from one commit, in whatever folder, the files are the same.
 //
@@ -40,7 +40,7 @@ func ports() []port {
 	}
 }
 
-func commands() []string { return []string{"factsd", "factsctl", "factsverifier"} }
+func commands() []string { return []string{"factsd", "factstalk", "factsctl", "factsverifier"} }
 
 // dense are the flags of DENSE in the Makefile, which has the reasons.
 const dense = "-gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...="

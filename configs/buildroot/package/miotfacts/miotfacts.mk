@@ -15,8 +15,35 @@ MIOTFACTS_LDFLAGS = -s -w -buildid= -X main.version=$(MIOTFACTS_VERSION)
 MIOTFACTS_GO_ENV = CGO_ENABLED=0
 MIOTFACTS_BUILD_OPTS = -gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...=
 
+ifeq ($(BR2_PACKAGE_MIOTFACTS_TALK),y)
+MIOTFACTS_BUILD_TARGETS += cmd/factstalk
+
+define MIOTFACTS_TALK_USER
+	factstalk -1 factstalk -1 * /var/lib/factstalk - - miotfacts record of peers
+endef
+
+define MIOTFACTS_INSTALL_TALK_CONFIG
+	$(INSTALL) -D -m 0644 $(@D)/configs/factstalk.toml \
+		$(TARGET_DIR)/etc/miotfacts/factstalk.toml
+endef
+MIOTFACTS_POST_INSTALL_TARGET_HOOKS += MIOTFACTS_INSTALL_TALK_CONFIG
+
+define MIOTFACTS_INSTALL_TALK_SYSTEMD
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factstalk.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/factstalk.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factstalk.preset \
+		$(TARGET_DIR)/usr/lib/systemd/system-preset/80-factstalk.preset
+endef
+
+define MIOTFACTS_TALK_LINUX_CONFIG_FIXUPS
+	$(call KCONFIG_ENABLE_OPT,CONFIG_PACKET)
+	$(call KCONFIG_ENABLE_OPT,CONFIG_INET_UDP_DIAG)
+endef
+endif
+
 define MIOTFACTS_USERS
 	factsd -1 factsd -1 * /var/lib/miotfacts - tss miotfacts agent
+	$(MIOTFACTS_TALK_USER)
 endef
 
 define MIOTFACTS_INSTALL_CONFIG
@@ -37,6 +64,7 @@ define MIOTFACTS_INSTALL_INIT_SYSTEMD
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd-enforce.service
 	$(INSTALL) -D -m 0644 $(@D)/configs/tmpfiles/miotfacts.conf \
 		$(TARGET_DIR)/usr/lib/tmpfiles.d/miotfacts.conf
+	$(MIOTFACTS_INSTALL_TALK_SYSTEMD)
 endef
 
 define MIOTFACTS_LINUX_CONFIG_FIXUPS
@@ -48,6 +76,7 @@ define MIOTFACTS_LINUX_CONFIG_FIXUPS
 	$(call KCONFIG_ENABLE_OPT,CONFIG_CGROUPS)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_INET_DIAG)
 	$(call KCONFIG_ENABLE_OPT,CONFIG_WATCHDOG)
+	$(MIOTFACTS_TALK_LINUX_CONFIG_FIXUPS)
 endef
 
 $(eval $(golang-package))

@@ -36,8 +36,12 @@ do_compile[noexec] = "1"
 
 do_install() {
     install -D -m 0755 ${S}/bin/factsd ${D}${bindir}/factsd
+    if ${@bb.utils.contains('PACKAGECONFIG', 'talk', 'true', 'false', d)}; then
+        install -m 0755 ${S}/bin/factstalk ${D}${bindir}/factstalk
+    fi
     miotfacts_assert_static
     miotfacts_install_rest
 }
 
 INSANE_SKIP:${PN} += "already-stripped"
+INSANE_SKIP:${PN}-talk += "already-stripped"

@@ -6,7 +6,7 @@ require ${BPN}-licenses.inc
 
 GO_IMPORT = "github.com/miotfacts/miotfacts"
 # The workbench, factsctl, belongs on other machines.
-GO_INSTALL = "${GO_IMPORT}/cmd/factsd"
+GO_INSTALL = "${GO_IMPORT}/cmd/factsd ${@bb.utils.contains('PACKAGECONFIG', 'talk', '${GO_IMPORT}/cmd/factstalk', '', d)}"
 
 SRC_URI = "git://${GO_IMPORT};protocol=https;branch=main;destsuffix=${GO_SRCURI_DESTSUFFIX}"
 require ${BPN}-go-mods.inc
@@ -33,9 +33,13 @@ export GOTOOLCHAIN = "local"
 # go-mod's do_install would put the sources into the image.
 do_install() {
     install -D -m 0755 ${B}/${GO_BUILD_BINDIR}/factsd ${D}${bindir}/factsd
+    if ${@bb.utils.contains('PACKAGECONFIG', 'talk', 'true', 'false', d)}; then
+        install -m 0755 ${B}/${GO_BUILD_BINDIR}/factstalk ${D}${bindir}/factstalk
+    fi
     miotfacts_assert_static
     miotfacts_install_rest
 }
 
 # -s -w above.
 INSANE_SKIP:${PN} += "already-stripped"
+INSANE_SKIP:${PN}-talk += "already-stripped"
