@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/pelletier/go-toml/v2"
@@ -143,37 +142,4 @@ func lineIndex(data []byte) index {
 		}
 	}
 	return x
-}
-
-// AuthorObservation reads what is known of one device, in TOML
-// (docs/best-before.md).
-func AuthorObservation(data []byte) (Observation, error) {
-	var in struct {
-		Device       string            `toml:"device"`
-		On           Day               `toml:"on"`
-		Purchased    Day               `toml:"purchased"`
-		SupportEnded Day               `toml:"support_ended"`
-		Amounts      map[string]uint32 `toml:"amounts"`
-	}
-	if err := decode(data, &in); err != nil {
-		return Observation{}, fmt.Errorf("cannot read observation: %w", err)
-	}
-	if in.On < 0 || in.Purchased < 0 || in.SupportEnded < 0 {
-		return Observation{}, errors.New("cannot read observation: on, purchased or support_ended is no date such as 2026-01-31, without quotes")
-	}
-	if strings.ContainsFunc(in.Device, func(r rune) bool { return !unicode.IsPrint(r) }) || len(in.Device) > MaxText {
-		return Observation{}, fmt.Errorf("cannot read observation: device: %.40q is not plain text of at most %d bytes", in.Device, MaxText)
-	}
-	o := Observation{Device: in.Device, On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Amounts: map[Kind]uint32{}}
-	for name, n := range in.Amounts {
-		var k Kind
-		switch err := k.UnmarshalText([]byte(name)); {
-		case err != nil:
-			return Observation{}, fmt.Errorf("cannot read observation: amounts: %w", err)
-		case k == UpdatePromised:
-			return Observation{}, errors.New("cannot read observation: amounts: update_promised stands in the label; what is seen is update_observed")
-		}
-		o.Amounts[k] = n
-	}
-	return o, nil
 }

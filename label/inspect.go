@@ -97,12 +97,21 @@ func (k Kind) direction() Direction {
 // An Observation is what the holder of one device knows of it. Nothing of it is
 // needed: what is not known is said to be so, and moves nothing.
 type Observation struct {
+	Model        string           // as in the label; "" fits any
 	Device       string           // its name for people; no patient's
 	On           Day              // the day of the observation; 0: none was made
 	Purchased    Day              // the start where the label has no day of manufacture
 	SupportEnded Day              // the day on which support has ended, if before what was promised
 	Amounts      map[Kind]uint32  // in the unit of the kind
+	Temperature  []HoursAbove     // the lowest bound first
 	Flaws        *advisory.Result // what advisories say of its software; nil: not compared
+	basis        map[Kind]basis   // how amounts came about
+}
+
+// A basis says in words how an amount came about. It holds for that amount only.
+type basis struct {
+	amount uint32
+	why    string
 }
 
 // A Step is one line of the explanation.
@@ -139,6 +148,9 @@ func (d Date) Explain() string {
 // with.
 var ErrNoStart = errors.New("no day of manufacture in the label and no day of purchase known")
 
+// ErrModel says that an observation is of another model than the label.
+var ErrModel = errors.New("an observation of another model")
+
 const never = int64(1) << 40 // days; far behind every date
 
 // BestBefore returns the day on which the device is to be inspected. It depends
@@ -147,6 +159,9 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	d := Date{Start: l.Made}
 	if d.Start == 0 {
 		d.Start = o.Purchased
+	}
+	if o.Model != "" && o.Model != l.Model {
+		return d, fmt.Errorf("cannot compute best-before-inspection date: %w: it is of %s", ErrModel, o.Model)
 	}
 	if d.Start == 0 {
 		return d, fmt.Errorf("cannot compute best-before-inspection date: %w", ErrNoStart)
@@ -171,13 +186,13 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 		step(p.Kind.String(), move, true, "%d %s: %d days %s for each %d, at most %d; %s",
 			amount, by, p.Days, directionNames()[p.Direction], p.Per, p.Limit, p.Reason)
 	}
-	for k := CriticalFlaws; k <= LowFlaws; k++ {
-		if n, _ := o.amount(k); n > 0 && !l.weighs(k) {
-			step(k.String(), 0, true, "%d observed; the label gives them no weight", n)
+	for k := StillSold; k <= LowFlaws; k++ {
+		if n, _ := o.amount(k); n > 0 && !l.weighs(k) && k != OperatingHours && k != FlashWear { // these bound the date below
+			step(k.String(), 0, true, "%d observed; the label gives it no weight", n)
 		}
 	}
 	if n, as := l.unrated(o); n > 0 && as == 0 {
-		step("flaws", 0, true, "%d observed, severity not appraised; the label gives them no weight", n)
+		step("flaws", 0, true, "%d observed, severity not appraised; the label gives it no weight", n)
 	}
 	bound := func(what string, at int64, format string, args ...any) {
 		at = max(at, int64(d.Start))
@@ -201,7 +216,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 		d.Negative = append(d.Negative, fmt.Sprintf("support has ended on %s", support))
 	}
 	if n, ok := o.Amounts[UpdateObserved]; ok && n > l.Updates.Every {
-		d.Negative = append(d.Negative, fmt.Sprintf("updates come every %d days, promised were %d", n, l.Updates.Every))
+		d.Negative = append(d.Negative, fmt.Sprintf("updates come every %d days, promised were %d%s", n, l.Updates.Every, o.because(UpdateObserved)))
 	}
 	return d, nil
 }
@@ -225,10 +240,16 @@ func (l *Label) amount(p Parameter, o Observation) (uint32, string, bool) {
 	}
 	if n, ok := o.amount(p.Kind); ok {
 		by := "observed"
+		if b := o.basis[p.Kind]; b.why != "" && b.amount == n {
+			by += " (" + b.why + ")"
+		}
 		if more, as := l.unrated(o); more > 0 && as == p.Kind {
 			n, by = uint32(min(int64(n)+int64(more), math.MaxUint32)), fmt.Sprintf("observed, %d of them not appraised", more)
 		}
 		return n, by, true
+	}
+	if n, by, ok := o.hot(p.Reason); ok && p.Kind == HotHours {
+		return n, by + " observed", true
 	}
 	if p.Value != nil {
 		return *p.Value, "declared", true
@@ -246,8 +267,17 @@ func (o Observation) amount(k Kind) (uint32, bool) {
 	return n, ok
 }
 
+// because returns how an amount came about, behind a comma.
+func (o Observation) because(k Kind) string {
+	if b := o.basis[k]; b.why != "" && b.amount == o.Amounts[k] {
+		return ", " + b.why
+	}
+	return ""
+}
+
 // wornOut returns the component with the shortest life and the day on which it
-// ends. Without hours of operation the declared daily use counts from start.
+// ends. Without hours of operation the declared daily use counts from start. The
+// flash memory ends where it wears on at the pace that was observed.
 func (l *Label) wornOut(start Day, o Observation) (string, int64) {
 	name, end := "", never
 	for _, c := range l.Inspection.Components {
@@ -257,6 +287,11 @@ func (l *Label) wornOut(start Day, o Observation) (string, int64) {
 		}
 		if at < end {
 			name, end = c.Name, at
+		}
+	}
+	if wear := o.Amounts[FlashWear]; wear > 0 && o.On > start {
+		if at := int64(start) + int64(o.On-start)*1000/int64(wear); at < end {
+			name, end = "the flash memory", at
 		}
 	}
 	return name, end

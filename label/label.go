@@ -188,6 +188,19 @@ func (d *Day) UnmarshalTOML(text []byte) error {
 	return nil
 }
 
+// MarshalText writes the day as 2026-01-31.
+func (d Day) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads 2026-01-31, where the form has quotes around it.
+func (d *Day) UnmarshalText(text []byte) error {
+	t, err := time.Parse(time.DateOnly, string(text))
+	if err != nil || t.Year() <= 1970 {
+		return fmt.Errorf("%.40q is no date from 1971 on such as 2026-01-31", text)
+	}
+	*d = DayOf(t.Unix())
+	return nil
+}
+
 // A Cycle is how often something is stored, in seconds; OnEvent for what is
 // stored when it happens. 0 is not said.
 type Cycle int32

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"image"
 	_ "image/jpeg" // registers the decoder for scan
@@ -446,6 +447,25 @@ issuer, it trusts them as soon as it is opened; without, the user loads them.`,
 	return c
 }
 
+// readObserved reads what is known of a device from one file or several.
+func readObserved(c *cobra.Command, names []string) (label.Observation, error) {
+	var all label.Observation
+	for _, name := range names {
+		data, err := read(c, name, maxAuthored)
+		if err != nil {
+			return all, err
+		}
+		o, err := label.ReadObserved(data)
+		if err == nil {
+			all, err = all.Join(o)
+		}
+		if err != nil {
+			return all, fail(exitUsage, "docs/best-before.md shows the form", "%s: %w", name, err)
+		}
+	}
+	return all, nil
+}
+
 type shownDate struct {
 	Start    string         `json:"start"`
 	Inspect  string         `json:"best_before_inspection"`
@@ -463,13 +483,15 @@ type shownStep struct {
 }
 
 func newLabelDateCommand() *cobra.Command {
-	var file, ics string
+	var observed []string
+	var ics string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "date FILE",
 		Short: "Compute the best-before-inspection date, line by line",
 		Long: `Computes the day on which a device with this label is to be inspected, and says for
-each line why. --observed names a TOML file with what is known of the one device,
+each line why. --observed names a file with what is known of the one device, written by a
+person (TOML) or exported by a program (JSON),
 --vulnerabilities a file or a folder with advisories (OSV, CSAF, CycloneDX VEX) for
 the bill of materials of --sbom; docs/best-before.md describes them. --ics writes the
 day and its tasks for a calendar. It does not verify the label.`,
@@ -479,7 +501,7 @@ day and its tasks for a calendar. It does not verify the label.`,
 		Args: cobra.ExactArgs(1),
 	}
 	language, files := labelLangFlag(c), softwareFlags(c)
-	c.Flags().StringVar(&file, "observed", "", "TOML `file` with what is known of the device")
+	c.Flags().StringArrayVar(&observed, "observed", nil, "`file`, TOML or JSON, with what is known of the device; may be given several times")
 	c.Flags().StringVar(&ics, "ics", "", "iCalendar `file` to write")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -491,16 +513,9 @@ day and its tasks for a calendar. It does not verify the label.`,
 		if err != nil {
 			return err
 		}
-		var o label.Observation
-		if file != "" {
-			data, err := read(c, file, maxAuthored)
-			if err != nil {
-				return err
-			}
-			o, err = label.AuthorObservation(data)
-			if err != nil {
-				return fail(exitUsage, "docs/best-before.md shows the form", "%s: %w", file, err)
-			}
+		o, err := readObserved(c, observed)
+		if err != nil {
+			return err
 		}
 		software, err := files.load(c, l)
 		if err != nil {
@@ -510,6 +525,9 @@ day and its tasks for a calendar. It does not verify the label.`,
 			o.Flaws = software.Flaws
 		}
 		d, err := l.BestBefore(o)
+		if errors.Is(err, label.ErrModel) {
+			return fail(exitRefused, "give the observation of a device of this label", "%s: %w", args[0], err)
+		}
 		if err != nil {
 			return fail(exitRefused, "write purchased = 2026-05-04 in the file of --observed", "%s: %w", args[0], err)
 		}

@@ -59,7 +59,7 @@ func (c *config) labels(cfg *verifier.Config, log *slog.Logger) error {
 		}
 		var o label.Observation
 		if err == nil {
-			o, err = label.AuthorObservation(f.Data)
+			o, err = label.ReadObserved(f.Data)
 		}
 		if err != nil {
 			return fail(exitUsage, "name each file DEVICE.toml, and write it as docs/best-before.md says", fmt.Errorf("cannot use reference.observed: %s: %w", f.Name, err))
