@@ -21,6 +21,7 @@ want swtpm-tools command -v swtpm_setup
 want tpm2-tools command -v tpm2_checkquote
 want mosquitto command -v mosquitto
 want python3-cbor2 /usr/bin/python3 -c 'import cbor2'
+want python3-icalendar /usr/bin/python3 -c 'import icalendar'
 want dbus-daemon command -v dbus-daemon
 want nftables command -v nft # another reader of the packet filter
 want socat command -v socat

@@ -356,6 +356,13 @@ type Life struct {
 	Checks []Check    // none without a valid label
 	Date   label.Date // when to inspect it; with NoDate nothing
 	NoDate string     // why there is no date; "" with one
+	Tasks  []Task     // of the inspection; with NoDate none
+}
+
+// A Task is one thing to do on the day of inspection.
+type Task struct {
+	Text  string // what to do
+	Known string // what the verifier knows of it already; "" when nothing
 }
 
 // Due reports whether the day of inspection has come at now.
@@ -376,8 +383,48 @@ func (v *Verifier) life(now int64, d *Device) *Life {
 	var err error
 	if l.Date, err = l.Label.Label.BestBefore(observe(l.Label.Label, d, v.cfg.Observed[d.UEID], now)); err != nil {
 		l.NoDate = err.Error()
+		return l
+	}
+	known := v.known(d, l.Label.Label)
+	for i, text := range label.Tasks(label.English) {
+		t := Task{Text: text}
+		if i < len(known) {
+			t.Known = known[i]
+		}
+		l.Tasks = append(l.Tasks, t)
 	}
 	return l
+}
+
+// known returns what the verifier can say of the first tasks, in their order:
+// firmware, boot, support. The others are for people.
+func (v *Verifier) known(d *Device, l *label.Label) []string {
+	firmware := "no report has told its software"
+	if d.Seen != nil && len(d.Seen.Versions) > 0 {
+		last := d.Seen.Versions[len(d.Seen.Versions)-1]
+		var names []string
+		for _, k := range softwareFacts {
+			if text := last.Software[k]; text != "" {
+				names = append(names, text)
+			}
+		}
+		firmware = fmt.Sprintf("%s; last change seen on %s", list(names), label.DayOf(d.Seen.lastChange()))
+	}
+	if newest, used := v.newest[model{d.Vendor, d.Model}], v.referenceOf(d); newest != nil && used != nil {
+		if n, m := newest.Manifest().Sequence, used.Manifest().Sequence; n > m {
+			firmware += fmt.Sprintf("; it uses manifest %d, the newest is %d", m, n)
+		} else {
+			firmware += fmt.Sprintf("; its manifest, %d, is the newest here", m)
+		}
+	}
+	boot := "no boot of it is known"
+	if d.Boot != nil {
+		boot = fmt.Sprintf("in its present boot it is in stage %s", d.Stage)
+		if d.Boot.Count != 0 {
+			boot += fmt.Sprintf("; that is boot %d", d.Boot.Count)
+		}
+	}
+	return []string{firmware, boot, fmt.Sprintf("the label promises support until %s", l.Updates.SupportUntil)}
 }
 
 // referenceOf returns the manifest that the device used last, nil if none is known.

@@ -330,3 +330,102 @@ func TestWithoutLabels(t *testing.T) {
 		t.Error("labels without keys were taken")
 	}
 }
+
+// The date moves with what reports tell, and when its day has come there are tasks.
+func TestDayOfInspection(t *testing.T) {
+	w := referencetest.New(t)
+	l := pumpLabel(t, func(l *label.Label) {
+		l.Inspection.Components = nil
+		l.Inspection.DailyUse = 0
+		l.Updates.Every, l.Updates.SupportUntil, l.Until = 400, label.DayOf(referencetest.Now)+4000, label.DayOf(referencetest.Now)+4000
+		l.Made = label.DayOf(referencetest.Now) - 600
+		l.Inspection.Parameters = nil
+		for _, k := range []label.Kind{label.OperatingHours, label.FlashWear, label.BatteryCycles, label.UpdateObserved, label.HotHours, label.CriticalFlaws} {
+			l.Inspection.Parameters = append(l.Inspection.Parameters, label.Parameter{Kind: k, Direction: label.Earlier, Per: 1, Days: 1, Limit: 10, Reason: "above 60 °C"})
+		}
+	})
+	files := []verifier.LabelFile{{Name: "a", Data: signLabel(t, w.Label, l)}}
+	written := map[attest.UEID]label.Observation{}
+	f := labelled(t, w, referencetest.Example(), files, func(c *verifier.Config) { c.Observed = written })
+	d := f.NewDevice().Enrolled()
+	written[d.UEID] = label.Observation{Amounts: map[label.Kind]uint32{label.CriticalFlaws: 3, label.OperatingHours: 9}}
+	moved := func() map[string]int64 {
+		t.Helper()
+		v := d.View()
+		if v.Life.NoDate != "" {
+			t.Fatal(v.Life.NoDate)
+		}
+		days := map[string]int64{}
+		for _, s := range v.Life.Date.Steps {
+			if s.Known {
+				days[s.What] = -s.Days
+			}
+		}
+		return days
+	}
+	if got := moved(); got["flaws_critical"] != 3 || got["operating_hours"] != 9 || len(got) != 3 {
+		t.Errorf("before a report: %v", got)
+	}
+	d.Set(101, facts.IntValue(5))
+	d.Set(61, facts.IntValue(7))
+	d.Set(47, facts.IntValue(2))
+	d.Set(50, facts.IntValue(63_000))
+	d.Set(111, facts.TextValue("system 1"))
+	d.Accepted(d.Message(attest.KindBoot))
+	if got := moved(); got["operating_hours"] != 5 || got["flash_wear"] != 7 || got["battery_cycles"] != 2 || got["hot_hours"] != 0 || got["update_observed"] != 0 {
+		t.Errorf("after the first report: %v; what reports tell counts before what people wrote", got)
+	}
+	// Two hours at 63 °C, then one at 50 °C; what one report covers counts once.
+	hour := func(temperature int64) []byte {
+		d.Set(50, facts.IntValue(temperature))
+		r := d.Report(attest.KindRoutine)
+		r.Body.Begin, r.Body.End = d.Uptime-10_000, d.Uptime-10_000+3_600_000
+		d.Uptime = r.Body.End
+		return verifiertest.Encode(t, d.Seal(r))
+	}
+	for _, temperature := range []int64{63_000, 63_000, 50_000} {
+		d.Accepted(hour(temperature))
+	}
+	if got := moved()["hot_hours"]; got != 1 && got != 2 {
+		t.Errorf("%d hot hours, want 2 less some seconds", got)
+	}
+	// An update after 9 days, and none for 8 days since: 9 is the cycle.
+	f.Now += 9 * 86400
+	d.Set(111, facts.TextValue("system 2"))
+	d.Reboot()
+	d.Accepted(d.Message(attest.KindBoot))
+	f.Now += 8 * 86400
+	if got := moved()["update_observed"]; got != 9 {
+		t.Errorf("updates come every %d days", got)
+	}
+	v := d.View()
+	if v.Life.Due(f.Now) || slices.Contains(codes(v.Findings), verifier.ReasonInspection) {
+		t.Fatalf("due on %s already", v.Life.Date.Inspect)
+	}
+	f.Now = v.Life.Date.Inspect.Start()
+	d.Accepted(d.Message(attest.KindRoutine))
+	v = d.View()
+	if !v.Life.Due(f.Now) || !slices.Contains(codes(v.Findings), verifier.ReasonInspection) {
+		t.Errorf("on its day, %s, it is not due: %v", v.Life.Date.Inspect, v.Findings)
+	}
+	if len(v.Life.Tasks) != len(label.Tasks(label.English)) || !strings.HasPrefix(v.Life.Tasks[0].Known, "system 2; last change seen on ") ||
+		!strings.Contains(v.Life.Tasks[0].Known, "its manifest, 3, is the newest here") || v.Life.Tasks[1].Known != "in its present boot it is in stage operating; that is boot 2" || v.Life.Tasks[3].Known != "" {
+		t.Errorf("tasks: %+v", v.Life.Tasks)
+	}
+}
+
+// Without a day to begin with there is no date, and the page says why.
+func TestNoDay(t *testing.T) {
+	w := referencetest.New(t)
+	written := map[attest.UEID]label.Observation{}
+	f := labelled(t, w, referencetest.Example(), []verifier.LabelFile{{Name: "a", Data: signLabel(t, w.Label, pumpLabel(t, func(l *label.Label) { l.Made = 0 }))}},
+		func(c *verifier.Config) { c.Observed = written })
+	d := f.NewDevice().Enrolled()
+	if v := d.View(); !strings.Contains(v.Life.NoDate, "no day of purchase known") || len(v.Life.Tasks) > 0 || v.Life.Due(f.Now) {
+		t.Errorf("%+v", v.Life)
+	}
+	written[d.UEID] = label.Observation{Purchased: label.DayOf(f.Now) - 3}
+	if v := d.View(); v.Life.NoDate != "" || v.Life.Date.Start != label.DayOf(f.Now)-3 {
+		t.Errorf("%+v", v.Life)
+	}
+}

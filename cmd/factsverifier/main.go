@@ -98,6 +98,7 @@ exit-codes.`,
 		newRevokeCommand(),
 		newChallengeCommand(),
 		newLabelsCommand(),
+		newTasksCommand(),
 		newManCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp},
 	)

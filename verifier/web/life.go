@@ -2,8 +2,12 @@ package web
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/http"
+	"slices"
 
+	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/verifier"
 )
 
@@ -12,6 +16,7 @@ type Life struct {
 	Label      Label       `json:"label"`
 	Checks     []Check     `json:"checks"`     // in the order of their codes; empty without a valid label
 	Inspection *Inspection `json:"inspection"` // null without a date
+	Tasks      []Task      `json:"tasks"`      // of the inspection; empty without a date
 	NoDate     string      `json:"no_date"`    // why there is none
 }
 
@@ -56,7 +61,7 @@ func newLife(l *verifier.Life, now int64) *Life {
 	if l == nil {
 		return nil
 	}
-	v := &Life{Label: newLabel(&l.Label), Checks: []Check{}, NoDate: l.NoDate}
+	v := &Life{Label: newLabel(&l.Label), Checks: []Check{}, Tasks: []Task{}, NoDate: l.NoDate}
 	for _, c := range l.Checks {
 		v.Checks = append(v.Checks, Check{string(c.Code), c.About, c.Verdict.String(), c.Text})
 	}
@@ -66,6 +71,9 @@ func newLife(l *verifier.Life, now int64) *Life {
 	v.Inspection = &Inspection{On: l.Date.Inspect.String(), Due: l.Due(now), Start: l.Date.Start.String(), Negative: append([]string{}, l.Date.Negative...)}
 	for _, s := range l.Date.Steps {
 		v.Inspection.Steps = append(v.Inspection.Steps, Step(s))
+	}
+	for _, t := range l.Tasks {
+		v.Tasks = append(v.Tasks, Task(t))
 	}
 	return v
 }
@@ -99,6 +107,118 @@ func (c Check) Symbol() string {
 		return verifier.TierWarning.String()
 	}
 	return verifier.TierNone.String()
+}
+
+// Tasks are what is to be done with a device on its day of inspection.
+type Tasks struct {
+	Device string `json:"device"` // UEID
+	Vendor string `json:"vendor"`
+	Model  string `json:"model"`
+	Serial string `json:"serial"`
+	On     string `json:"on"`  // the day
+	Due    bool   `json:"due"` // it has come
+	Tasks  []Task `json:"tasks"`
+}
+
+// A Task is one of them.
+type Task struct {
+	Text  string `json:"text"`
+	Known string `json:"known"` // what the verifier knows of it already; may be ""
+}
+
+// newTasks returns the tasks of a device with a day of inspection.
+func newTasks(d *verifier.Device, now int64) Tasks {
+	t := Tasks{Device: d.UEID.String(), Vendor: d.Vendor, Model: d.Model, Serial: d.Serial, On: d.Life.Date.Inspect.String(), Due: d.Life.Due(now)}
+	for _, x := range d.Life.Tasks {
+		t.Tasks = append(t.Tasks, Task(x))
+	}
+	return t
+}
+
+// undated returns why a device has no day of inspection; nil when it has one.
+func undated(d *verifier.Device) error {
+	switch {
+	case d.Life == nil:
+		return &problem{http.StatusNotFound, fmt.Sprintf("device %s has no day of inspection: it is not held against a label", d.UEID), "approve it, and name a folder of labels as reference.labels"}
+	case d.Life.NoDate != "":
+		return &problem{http.StatusNotFound, fmt.Sprintf("device %s has no day of inspection: %s", d.UEID, d.Life.NoDate), "see its page and /labels"}
+	}
+	return nil
+}
+
+func (s *site) tasks(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err == nil {
+		err = undated(d)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(w, newTasks(d, s.now()))
+}
+
+func (s *site) allTasks(w http.ResponseWriter, _ *http.Request) error {
+	all, err := s.dated()
+	if err != nil {
+		return err
+	}
+	list := []Tasks{}
+	for i := range all {
+		list = append(list, newTasks(&all[i], s.now()))
+	}
+	return answer(w, list)
+}
+
+// dated returns the devices with a day of inspection, the earliest first.
+func (s *site) dated() ([]verifier.Device, error) {
+	all, err := s.Fleet.Devices(s.now())
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(d verifier.Device) bool { return undated(&d) != nil })
+	slices.SortStableFunc(all, func(a, b verifier.Device) int { return int(a.Life.Date.Inspect - b.Life.Date.Inspect) })
+	return all, nil
+}
+
+func (s *site) deviceCalendar(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err == nil {
+		err = undated(d)
+	}
+	if err != nil {
+		return err
+	}
+	return s.calendar(w, r, []verifier.Device{*d})
+}
+
+func (s *site) fleetCalendar(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.dated()
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return &problem{http.StatusNotFound, "no device has a day of inspection, and a calendar without entries is none", "see /labels"}
+	}
+	return s.calendar(w, r, all)
+}
+
+// calendar answers with the days of devices as iCalendar; ?lang= en or de.
+func (s *site) calendar(w http.ResponseWriter, r *http.Request, all []verifier.Device) error {
+	lang := label.English
+	if text := r.URL.Query().Get("lang"); text != "" {
+		var err error
+		if lang, err = label.ParseLang(attest.Clip(text, 16)); err != nil {
+			return &problem{http.StatusBadRequest, err.Error(), ""}
+		}
+	}
+	var due []label.Due
+	for _, d := range all {
+		due = append(due, label.Due{Label: d.Life.Label.Label, Date: d.Life.Date, Device: Clean(d.Serial), ID: d.UEID.String()})
+	}
+	w.Header().Set("Content-Type", "text/calendar; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="inspections.ics"`)
+	_, _ = w.Write(label.Calendar(due, label.DayOf(s.now()), lang)) // the connection is gone: nobody to tell
+	return nil
 }
 
 type labelsPage struct {

@@ -39,6 +39,10 @@ func labelled(t testing.TB, b byte) verifier.Device {
 			{Code: verifier.ReasonLabelUpdates, About: "updates", Verdict: verifier.Open, Text: "no report has told its software"},
 		},
 	}
+	for _, text := range label.Tasks(label.English) {
+		d.Life.Tasks = append(d.Life.Tasks, verifier.Task{Text: text})
+	}
+	d.Life.Tasks[0].Known = "debian 12; last change seen on 2026-01-02; its manifest, 3, is the newest here"
 	d.Findings = []verifier.Finding{
 		{Code: verifier.ReasonLabelRadio, Tier: verifier.TierWarning, Text: "label, wireless: the label declares no wireless; the device has wlan0"},
 		{Code: verifier.ReasonLabelOpen, Text: "of the label not appraised: updates"},
@@ -70,6 +74,11 @@ func TestNoLabels(t *testing.T) {
 	m.put(operating(t, 1))
 	w = httptest.NewRecorder()
 	m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	calendar := httptest.NewRecorder()
+	m.handler().ServeHTTP(calendar, httptest.NewRequest("GET", "/api/tasks.ics", nil))
+	if calendar.Code != 404 {
+		t.Errorf("a calendar without an entry, which is none: %d", calendar.Code)
+	}
 	if strings.Contains(w.Body.String(), "Inspect") {
 		t.Error("a fleet without labels has days of inspection")
 	}

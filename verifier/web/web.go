@@ -22,6 +22,10 @@
 //	GET  /api/devices/{id}/reports/{sequence} the message as it came
 //	GET  /api/devices/{id}/result            signed result (EAR) on the newest report
 //	GET  /api/devices/{id}/evidence          boot report, quote, logs and keys in one bundle
+//	GET  /api/devices/{id}/tasks             Tasks of its inspection
+//	GET  /api/devices/{id}/tasks.ics         the same as iCalendar; ?lang= en or de
+//	GET  /api/tasks                          list of Tasks, the earliest first
+//	GET  /api/tasks.ics                      the same as iCalendar
 //	GET  /api/labels                         list of Label
 //	GET  /api/refused                        list of Refused, newest first; ?limit= up to 500
 //	POST /api/devices/{id}/commands          a signed command; 202 when it is on its way
@@ -140,6 +144,10 @@ func New(b Backend, opt Options) http.Handler {
 		{http.MethodGet, "/api/devices/{id}/reports/{sequence}", s.message},
 		{http.MethodGet, "/api/devices/{id}/result", s.result},
 		{http.MethodGet, "/api/devices/{id}/evidence", s.evidence},
+		{http.MethodGet, "/api/devices/{id}/tasks", s.tasks},
+		{http.MethodGet, "/api/devices/{id}/tasks.ics", s.deviceCalendar},
+		{http.MethodGet, "/api/tasks", s.allTasks},
+		{http.MethodGet, "/api/tasks.ics", s.fleetCalendar},
 		{http.MethodGet, "/api/labels", s.labels},
 		{http.MethodGet, "/api/refused", s.refused},
 		{http.MethodPost, "/api/devices/{id}/commands", s.command},
