@@ -42,6 +42,15 @@ func (l *Log) components() []Component {
 	if last >= 0 && !kernel {
 		list[last] = Kernel
 	}
+	// U-Boot's bootm and booti measure the kernel, then what starts it as flags.
+	started := false
+	for i := range l.Events {
+		e := &l.Events[i]
+		started = started || e.PCR == 8 && e.Type == CompactHash && list[i] == Kernel
+		if started && e.PCR == 1 && e.Type == PlatformConfigFlags {
+			list[i] = CommandLine
+		}
+	}
 	return list
 }
 

@@ -90,6 +90,9 @@ func (l *Log) explain(bank Bank, only map[int]bool, claims []string) []Line {
 		e := &l.Events[i]
 		line := e.words()
 		line.Component = components[i]
+		if line.Component == CommandLine && e.Type == PlatformConfigFlags {
+			line.Subject = "kernel command line"
+		}
 		line.PCR, line.Event, line.Proof = e.PCR, i, e.Proof(bank)
 		if line.Proof != NotExtended {
 			line.Digest = e.Digest(bank)

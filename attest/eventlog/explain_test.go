@@ -228,3 +228,62 @@ func TestDifference(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Every loader that measures a command line says of it what changed, where the
+// attacker gets a shell: GRUB in PCR 8, U-Boot in PCR 1, a unified kernel image
+// in PCR 11, and Linux's EFI stub in PCR 9.
+func TestInitOfTheAttacker(t *testing.T) {
+	sha := []Bank{SHA256}
+	const was, is = "root=/dev/vda ro", "root=/dev/vda ro init=/bin/sh"
+	base := agile(sha, event{0, SCRTMVersion, []byte("v")}, event{1, PlatformConfigFlags, []byte("flags of the firmware\x00")})
+	hashed := func(e event, data []byte) []byte { return record(sha, e, data) }
+	for name, c := range map[string]struct {
+		pcr  int
+		what string
+		log  func(cmdline string) []byte
+	}{
+		"GRUB": {8, "the kernel command line", func(cmdline string) []byte {
+			text := "/vmlinuz " + cmdline
+			return hashed(event{8, IPL, []byte("kernel_cmdline: " + text + "\x00")}, []byte(text))
+		}},
+		"U-Boot": {1, "the kernel command line", func(cmdline string) []byte {
+			return slices.Concat(hashed(event{8, CompactHash, []byte("linux\x00")}, []byte("kernel")), hashed(event{9, CompactHash, []byte("initrd\x00")}, []byte("initrd")),
+				hashed(event{1, PlatformConfigFlags, []byte(cmdline + "\x00")}, []byte(cmdline+"\x00")))
+		}},
+		"UKI": {11, "UKI's command line", func(cmdline string) []byte {
+			return slices.Concat(hashed(event{11, IPL, wide(".cmdline\x00")}, []byte(".cmdline\x00")), hashed(event{11, IPL, wide(".cmdline\x00")}, []byte(cmdline)))
+		}},
+		"EFI stub": {9, "the kernel command line", func(cmdline string) []byte {
+			return hashed(event{9, EventTag, slices.Concat(u32(uint32(0x8f3b22ed)), u32(0))}, wide(cmdline+"\x00"))
+		}},
+	} {
+		before, after := parsed(t, slices.Concat(base, c.log(was))), parsed(t, slices.Concat(base, c.log(is)))
+		changes, err := Difference(before, after, was, is)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Change{c.pcr, c.what + " gained init=/bin/sh"}
+		if len(changes) != 1 || changes[0] != want {
+			t.Errorf("%s: %q, want %q", name, changes, want)
+		}
+		// The same against references, where the verifier chooses its reason by the class.
+		v := verified(t, slices.Concat(base, c.log(was)))
+		pcrs := after.Replay()[SHA256]
+		now, err := after.Verify(SHA256, pcrs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.pcr == 1 {
+			v, _ = before.Verify(SHA256, before.Replay()[SHA256])
+		}
+		match := now.Match(referenceOf(v, "A", was), is)
+		for _, d := range match.Deviations {
+			if d.PCR == c.pcr && (d.Component != CommandLine || d.Text != "the kernel command line gained init=/bin/sh") {
+				t.Errorf("%s: %v %q", name, d.Component, d.Text)
+			}
+		}
+		if !slices.ContainsFunc(match.Deviations, func(d Deviation) bool { return d.PCR == c.pcr }) {
+			t.Errorf("%s: no deviation in PCR %d: %v", name, c.pcr, match.Deviations)
+		}
+	}
+}
