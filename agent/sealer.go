@@ -48,6 +48,7 @@ type sealer struct {
 	logs   *bootLogs
 	log    *slog.Logger
 	ready  chan struct{}
+	whole  *attest.Report // the newest that has all facts; nil before the first of this process
 
 	mu      sync.Mutex
 	jobs    []sealJob
@@ -181,6 +182,9 @@ func (s *sealer) do(ctx context.Context, j sealJob) bool {
 			return false
 		}
 	}
+	if j.report.Whole() {
+		s.whole = j.report
+	}
 	return s.deliver(ctx, j.class, j.topic, end.Message)
 }
 
@@ -189,6 +193,9 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 	last := s.store.end
 	b := &j.report.Body
 	b.Sequence, b.Previous = last.Sequence+1, last.Digest
+	if s.whole != nil {
+		j.report.LeaveOut(s.whole)
+	}
 	s.mu.Lock()
 	b.Dropped = s.dropped
 	s.mu.Unlock()

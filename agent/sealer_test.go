@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/facts"
 )
 
 // full is a spool on a disk that has no room for some attempts.
@@ -64,5 +65,35 @@ func TestFullDiskDelaysReports(t *testing.T) {
 	})
 	if b.agent.store.end.Sequence != 1 {
 		t.Errorf("the chain ends at %d, want 1", b.agent.store.end.Sequence)
+	}
+}
+
+// What is as the boot report has it does not go again; what is not, does.
+func TestReportsRepeatNothing(t *testing.T) {
+	b := newLogBench(t)
+	b.until(1)
+	boot := b.reports()[0]
+	b.imaCount(2)
+	b.now = b.now.Add(quoteEvery)
+	b.until(2)
+	r := b.reports()[1]
+	if r.Body.Same == nil || r.Body.Same.Sequence != boot.Body.Sequence || len(r.Body.Same.Keys()) == 0 {
+		t.Fatalf("report %d repeats what report %d has: %+v", r.Body.Sequence, boot.Body.Sequence, r.Body)
+	}
+	if r.Body.Same.Has(factIMACount) {
+		t.Error("a fact that changed is as before")
+	}
+	if _, ok := r.Body.Facts[factIMACount]; !ok {
+		t.Error("a fact that changed is missing")
+	}
+	whole, err := r.FillIn(boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range boot.Body.Facts {
+		def, _ := b.agent.vocab.ByKey(k)
+		if _, ok := whole.Body.Facts[k]; !ok && def.Cadence != facts.Boot {
+			t.Errorf("%s is missing", def.Name)
+		}
 	}
 }

@@ -276,6 +276,29 @@ func TestRefusals(t *testing.T) {
 		{"history out of order", func(r *attest.Report) { r.Body.History = crossed(2000, 1000) }, "does not follow"},
 		{"history of the future", func(r *attest.Report) { r.Body.History = crossed(1000, 5000) }, "not of the last 60 s"},
 		{"history beyond a minute", func(r *attest.Report) { r.Body.End, r.Body.History = 90_000, crossed(1000, 61_000) }, "not of the last 60 s"},
+		{"same in an alarm", func(r *attest.Report) { r.Body.Same = &attest.Same{Sequence: 40, Facts: []byte{2}} }, "stands for itself"},
+		{"same as the report itself", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 42, Facts: []byte{2}}
+		}, "not before it"},
+		{"same as report 0", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Facts: []byte{2}}
+		}, "not before it"},
+		{"same without facts", func(r *attest.Report) { r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40} }, "malformed"},
+		{"same with a zero at its end", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40, Facts: []byte{2, 0}}
+		}, "malformed"},
+		{"same with fact 0", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40, Facts: []byte{1}}
+		}, "malformed"},
+		{"endless same", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40, Facts: append(make([]byte, 256), 1)}
+		}, "malformed"},
+		{"same and a value", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40, Facts: []byte{0x40}}
+		}, "fact 6 has a value"},
+		{"same and a gap", func(r *attest.Report) {
+			r.Body.Kind, r.Body.Same = attest.KindStage, &attest.Same{Sequence: 40, Facts: []byte{0, 0, 0, 0, 0, 8}}
+		}, "fact 43 has no value"},
 		{"history outside an alarm", func(r *attest.Report) { r.Body.Kind, r.Body.History = attest.KindStage, crossed(1000, 2000) }, "kind stage"},
 		{"deferral of no pause", func(r *attest.Report) {
 			r.Body.Stage, r.Body.Pause = reference.StageIntegration, nil
@@ -499,7 +522,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	key := fixedSigner(f).Public()
 	good := map[[32]byte]bool{} // what the key has signed
-	for _, name := range []string{"alarm", "history", "logs", "deferral"} {
+	for _, name := range []string{"alarm", "history", "logs", "deferral", "same"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
 		if err != nil {
 			f.Fatal(err)

@@ -148,6 +148,7 @@ type Body struct {
 	Lasted     map[uint16]int64   `cbor:"11,keyasint,omitempty"` // stage*256+rule -> ms outside, for rules that deviate
 	Pause      *Pause             `cbor:"12,keyasint,omitempty"`
 	Dropped    uint64             `cbor:"13,keyasint,omitempty"` // reports ever dropped from a full spool
+	Same       *Same              `cbor:"19,keyasint,omitempty"` // facts that are as an earlier report of the boot has them
 	Inventory  *Inventory         `cbor:"14,keyasint,omitempty"` // in boot reports
 	Notes      []string           `cbor:"15,keyasint,omitempty"` // degraded modes, in words
 	History    *History           `cbor:"20,keyasint,omitempty"` // in alarms: the last minute of the number that crossed
@@ -398,6 +399,9 @@ func (r *Report) Folded(k facts.Key) facts.Folded {
 	if g, ok := r.Body.Gaps[k]; ok {
 		return facts.Folded{Reading: facts.Reading{Key: k, Status: g.Status, Reason: g.Reason}}
 	}
+	if r.Body.Same.Has(k) {
+		return facts.Folded{Reading: facts.Reading{Key: k, Status: facts.Pending, Reason: fmt.Sprintf("as in report %d", r.Body.Same.Sequence)}}
+	}
 	return facts.Folded{Reading: facts.Reading{Key: k, Status: facts.Absent, Reason: "not in the report"}}
 }
 
@@ -463,6 +467,11 @@ func (r *Report) check() error {
 			return errors.New("deferral of no pause")
 		}
 		if err := b.Deferral.check(); err != nil {
+			return err
+		}
+	}
+	if b.Same != nil {
+		if err := b.Same.check(r); err != nil {
 			return err
 		}
 	}

@@ -261,7 +261,7 @@ func (j *judge) comparison() {
 		j.verdict(*x)
 	}
 	if unchecked > 0 {
-		j.find(ReasonNotAppraised, TierWarning, "%d rules on facts of the boot rest on the device's word: its boot report has not come, or did not know them", unchecked)
+		j.find(ReasonNotAppraised, TierWarning, "%d rules rest on the device's word: the report with their facts has not come, or did not know them", unchecked)
 	}
 	j.stage(results, appraise.Integration(results))
 	if b.Stage == reference.StageOperating {
@@ -273,7 +273,10 @@ func (j *judge) comparison() {
 // It is not ok when nothing that came can tell.
 func (j *judge) folded(rule reference.Rule, claim appraise.Verdict) (facts.Folded, int64, bool) {
 	def, _ := j.ref.Vocabulary().ByKey(rule.Fact)
-	if def.Cadence != facts.Boot || whole(j.report) {
+	if j.report.Body.Same.Has(rule.Fact) {
+		return facts.Folded{}, 0, false
+	}
+	if def.Cadence != facts.Boot || j.report.Whole() {
 		return j.report.Folded(rule.Fact), j.watched(), true
 	}
 	if j.boot == nil {

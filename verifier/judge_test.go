@@ -133,7 +133,7 @@ func TestFindings(t *testing.T) {
 		{name: "operates though its boot deviates", kind: attest.KindBoot, device: func(d *verifiertest.Device) { d.Set(verifiertest.BootTotal, facts.IntValue(60_000)) },
 			code: verifier.ReasonClaim, tier: contra, words: "claims to operate, and its boot deviates: integration: boot.total is 60000 ms", whole: contra},
 		{name: "boot report is missing", device: func(d *verifiertest.Device) { d.Reboot() },
-			code: verifier.ReasonNotAppraised, tier: warn, words: "1 rules on facts of the boot rest on the device's word", whole: warn},
+			code: verifier.ReasonNotAppraised, tier: warn, words: "1 rules rest on the device's word", whole: warn},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := verifiertest.New(t)
@@ -515,5 +515,54 @@ func TestEvents(t *testing.T) {
 	f.Take(d.Delivery([]byte("garbage")))
 	if events := f.Events(); len(events) != 2 || events[0].Device != d.UEID.String() || events[0].Sequence != 1 || events[1].Refused == nil {
 		t.Errorf("%+v", events)
+	}
+}
+
+// Facts that a report does not repeat are judged as the report has them that it
+// names, in whatever order both come.
+func TestFactsAsBefore(t *testing.T) {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	short := func(base *attest.Report) *attest.Report {
+		t.Helper()
+		r := d.Report(attest.KindRoutine)
+		if r.LeaveOut(base); r.Body.Same == nil || !r.Body.Same.Has(verifiertest.AppFlow) {
+			t.Fatalf("left out %+v", r.Body.Same)
+		}
+		return r
+	}
+	boot := d.Report(attest.KindBoot)
+	d.Accepted(verifiertest.Encode(t, d.Seal(boot)))
+	if r := d.Accepted(verifiertest.Encode(t, d.Seal(short(boot)))); r.Tier != verifier.TierAffirming {
+		t.Errorf("as in the boot report: %s, %+v", r.Tier, r.Findings)
+	}
+	// The numbers of the report it names count, not what the device makes of them.
+	d.Set(verifiertest.AppFlow, facts.IntValue(700))
+	d.Reboot()
+	bad := d.Report(attest.KindBoot)
+	d.Accepted(verifiertest.Encode(t, d.Seal(bad)))
+	if r := d.Accepted(verifiertest.Encode(t, d.Seal(short(bad)))); r.Tier != verifier.TierContraindicated {
+		t.Errorf("an extreme is crossed as in the boot report: %s, %+v", r.Tier, r.Findings)
+	}
+	// Two whole reports of a boot: the one that is named counts, not the newer.
+	d.Set(verifiertest.AppFlow, facts.IntValue(120))
+	d.Reboot()
+	first := d.Report(attest.KindBoot)
+	d.Accepted(verifiertest.Encode(t, d.Seal(first)))
+	late := verifiertest.Encode(t, d.Seal(short(first)))
+	d.Set(verifiertest.AppFlow, facts.IntValue(130))
+	second := d.Report(attest.KindBoot)
+	d.Accepted(verifiertest.Encode(t, d.Seal(second)))
+	if r := d.Accepted(late); r.Tier >= verifier.TierWarning {
+		t.Errorf("as in the first of two: %s, %+v", r.Tier, r.Findings)
+	}
+	// The report that is named never came.
+	d.Reboot()
+	lost := d.Report(attest.KindBoot)
+	d.Seal(lost)
+	r := d.Accepted(verifiertest.Encode(t, d.Seal(short(lost))))
+	wants(t, r.Findings, verifier.ReasonNotAppraised, verifier.TierWarning, "rest on the device's word")
+	if r.Tier != verifier.TierWarning {
+		t.Errorf("as in a report that did not come: %s, %+v", r.Tier, r.Findings)
 	}
 }

@@ -20,7 +20,7 @@ func (v *Verifier) Evidence(id attest.UEID) ([]byte, error) {
 		return nil, fmt.Errorf("evidence of device %s: %w", id, ErrNotFound)
 	}
 	b := attest.Bundle{Version: 1, Key: d.Key}
-	if b.Message, err = v.store.BootReport(id, d.Chain, [16]byte(d.Boot.Seed)); err != nil {
+	if b.Message, err = v.store.BootReport(id, d.Chain, [16]byte(d.Boot.Seed), 0); err != nil {
 		return nil, err
 	}
 	if d.Identity != nil {
@@ -109,7 +109,7 @@ func (s *bundleStore) Neighbours(attest.UEID, uint64, uint64, [32]byte) (Neighbo
 	return Neighbours{}, nil
 }
 
-func (s *bundleStore) BootReport(attest.UEID, uint64, [16]byte) ([]byte, error) {
+func (s *bundleStore) BootReport(attest.UEID, uint64, [16]byte, uint64) ([]byte, error) {
 	return nil, ErrNotFound
 }
 

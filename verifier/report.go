@@ -119,8 +119,22 @@ func (v *Verifier) check(now int64, d *Device, r *attest.Verified) (*checked, er
 	if err := v.checkReference(d, c, known); err != nil {
 		return nil, err
 	}
-	c.boot, err = v.bootReport(d, c)
-	return c, err
+	if c.boot, err = v.bootReport(d, c, 0); err != nil {
+		return nil, err
+	}
+	if same := c.report.Body.Same; same != nil {
+		base := c.boot
+		if base != nil && base.Body.Sequence != same.Sequence {
+			if base, err = v.bootReport(d, c, same.Sequence); err != nil {
+				return nil, err
+			}
+		}
+		// What it leaves out stays unknown when that report has not come.
+		if filled, err := c.report.FillIn(base); err == nil {
+			c.report = filled
+		}
+	}
+	return c, nil
 }
 
 // checkChain holds that each sequence is there once and follows its
@@ -172,11 +186,11 @@ func checkQuote(d *Device, r *attest.Verified, ref *reference.Reference) (*tpm.V
 	}
 	// A boot report and an answer to a challenge stand for themselves.
 	var known []attest.PCR
-	if d.Boot != nil && bytes.Equal(d.Boot.Seed, r.Report().BootSeed) && !whole(r.Report()) {
+	if d.Boot != nil && bytes.Equal(d.Boot.Seed, r.Report().BootSeed) && !r.Report().Whole() {
 		known = d.Boot.PCRs
 	}
 	q, err := r.VerifyQuote(d.Identity.AK, wantPCRs(ref), known)
-	if errors.Is(err, attest.ErrNoPCRs) && !whole(r.Report()) {
+	if errors.Is(err, attest.ErrNoPCRs) && !r.Report().Whole() {
 		return nil, err
 	}
 	if err != nil {
@@ -213,13 +227,13 @@ func (v *Verifier) checkReference(d *Device, c *checked, known bool) error {
 	return nil
 }
 
-// bootReport returns the report of this boot that has the boot facts, which
-// routine reports leave out.
-func (v *Verifier) bootReport(d *Device, c *checked) (*attest.Report, error) {
-	if whole(c.report) {
+// bootReport returns the report of this boot that has all facts, which routine
+// reports leave out: that with this sequence, or the newest for 0.
+func (v *Verifier) bootReport(d *Device, c *checked, sequence uint64) (*attest.Report, error) {
+	if c.report.Whole() {
 		return c.report, nil
 	}
-	data, err := v.store.BootReport(d.UEID, d.Chain, [16]byte(c.report.BootSeed))
+	data, err := v.store.BootReport(d.UEID, d.Chain, [16]byte(c.report.BootSeed), sequence)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
@@ -235,9 +249,4 @@ func (v *Verifier) bootReport(d *Device, c *checked) (*attest.Report, error) {
 		return nil, err
 	}
 	return r.Report(), nil
-}
-
-// whole reports whether r carries the boot facts.
-func whole(r *attest.Report) bool {
-	return r.Body.Kind == attest.KindBoot || r.Body.Kind == attest.KindChallenge
 }

@@ -32,9 +32,9 @@ type Reports interface {
 	// Neighbours finds the report with this digest, in any chain of the device,
 	// and those at and around sequence in the chain.
 	Neighbours(id attest.UEID, chain, sequence uint64, digest [32]byte) (Neighbours, error)
-	// BootReport returns the message of the newest boot report or challenge answer
-	// of a boot: these carry the boot facts. ErrNotFound.
-	BootReport(id attest.UEID, chain uint64, seed [16]byte) ([]byte, error)
+	// BootReport returns the message of a boot report or challenge answer of a boot:
+	// these carry all facts. Sequence 0 asks for the newest. ErrNotFound.
+	BootReport(id attest.UEID, chain uint64, seed [16]byte, sequence uint64) ([]byte, error)
 	// Log returns the parts of a log of a boot, in order and without a gap, from the
 	// one on that has the given byte.
 	Log(id attest.UEID, chain uint64, seed [16]byte, log attest.Log, from uint64) ([]attest.Part, error)

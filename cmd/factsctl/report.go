@@ -55,6 +55,7 @@ type shownReport struct {
 	Begin      int64         `json:"begin"`               // uptime in ms of the first round in the report
 	End        int64         `json:"end"`
 	Facts      []shownFolded `json:"facts"`
+	Same       *shownSame    `json:"same,omitempty"` // facts that it does not repeat
 	Inventory  *shownStock   `json:"inventory,omitempty"`
 	Notes      []string      `json:"notes"`
 	Dropped    uint64        `json:"dropped"` // reports that the device ever dropped
@@ -80,6 +81,12 @@ type shownFolded struct {
 	Max *int64 `json:"max,omitempty"`
 	def facts.Def
 	raw facts.Value
+}
+
+// shownSame names facts that are as an earlier report has them.
+type shownSame struct {
+	Report uint64   `json:"report"`
+	Facts  []string `json:"facts"`
 }
 
 // A shownDelay is how the application put the pause off, in ms since boot.
@@ -326,6 +333,16 @@ func (s *shownReport) measure(r *attest.Report, ref *reference.Reference) error 
 		}
 		s.Facts = append(s.Facts, f)
 	}
+	if same := r.Body.Same; same != nil {
+		s.Same = &shownSame{Report: same.Sequence}
+		for _, k := range same.Keys() {
+			name := fmt.Sprintf("fact %d", k)
+			if def, ok := vocabulary.ByKey(k); ok {
+				name = def.Name
+			}
+			s.Same.Facts = append(s.Same.Facts, name)
+		}
+	}
 	return nil
 }
 
@@ -413,6 +430,10 @@ func (s *shownReport) print(out io.Writer) error {
 	row("\nfacts, from %v to %v after boot", time.Duration(s.Begin)*time.Millisecond, time.Duration(s.End)*time.Millisecond)
 	for _, f := range s.Facts {
 		row("  %s\t%s", web.Clean(f.Name), f.words())
+	}
+	if s.Same != nil {
+		row("\nas in report %d, and not moved", s.Same.Report)
+		row("  %s", web.Clean(strings.Join(s.Same.Facts, ", ")))
 	}
 	if i := s.Inventory; i != nil {
 		row("\ninventory")

@@ -215,7 +215,8 @@ func record(b *testing.B, e *tpmtest.Emulator) (addr string, seen func() [][]byt
 	}
 }
 
-// sizes seals a routine report with what this machine measures in a second.
+// sizes seals reports as an agent does: a whole one, then routine ones that leave
+// out what is as before.
 func sizes(b *testing.B, d *verifiertest.Device, line printer) {
 	root, err := linux.OpenRoot("/")
 	must(b, err)
@@ -226,66 +227,67 @@ func sizes(b *testing.B, d *verifiertest.Device, line printer) {
 	collector, err := facts.NewCollector(sources, time.Second, func() int64 { return uptime.Add(1000) })
 	must(b, err)
 	defer collector.Close()
-	var fold facts.Fold
-	for i := range 3 {
-		fold.Add(collector.Collect(time.Now().Add(time.Duration(i) * time.Second)))
+	now := time.Now()
+	tick := time.NewTicker(100 * time.Millisecond) // in which things move, though less than in a second
+	defer tick.Stop()
+	interval := func() *facts.Fold {
+		fold := new(facts.Fold)
+		for range 20 {
+			<-tick.C
+			now = now.Add(time.Second)
+			fold.Add(collector.Collect(now))
+		}
+		return fold
 	}
 	cadence := map[facts.Key]facts.Cadence{}
 	for _, def := range facts.Catalogue() {
 		cadence[def.Key] = def.Cadence
 	}
-	ok := map[facts.Key]bool{}
-	for _, x := range fold.Facts() {
-		if x.Status == facts.OK && cadence[x.Key] != facts.Boot {
-			ok[x.Key] = true
-		}
-	}
-	n := 0
+	whole := d.Report(attest.KindBoot)
+	whole.SetFacts(interval(), func(facts.Key) bool { return true })
+	d.Seal(whole)
 	r := d.Report(attest.KindRoutine)
-	r.SetFacts(&fold, func(k facts.Key) bool {
-		if !ok[k] || n == routineFacts {
-			return false
-		}
-		n++
-		return true
-	})
+	r.SetFacts(interval(), func(k facts.Key) bool { return cadence[k] != facts.Boot })
+	what := fmt.Sprintf("routine report of this machine: %d facts, %d absent", len(r.Body.Facts), len(r.Body.Gaps))
+	full := len(verifiertest.Encode(b, d.Seal(r)))
+	r.LeaveOut(whole)
+	left := len(r.Body.Same.Keys())
 	signed := d.Seal(r)
-	bare := len(verifiertest.Encode(b, signed))
-	what := fmt.Sprintf("routine report of %d facts of this machine", n)
-	line(what, fmt.Sprintf("%d B", bare), "", "at most 700 B")
+	size := len(verifiertest.Encode(b, signed))
+	line(what, fmt.Sprintf("%d B", size), "", "at most 700 B")
+	signed.Quote = d.Quote(nil, signed.Report, bootPCRs)
+	values := len(verifiertest.Encode(b, signed))
+	signed.Quote.PCRs = nil
+	line("  with quote over PCRs 0-7, logs and values known", fmt.Sprintf("%d B", len(verifiertest.Encode(b, signed))), fmt.Sprintf("%d B", size+217), "at most 1000 B (peers 10500, 5500, 2600)")
+	line("  with quote and its PCR values", fmt.Sprintf("%d B", values), "", "")
+	line(fmt.Sprintf("  with the %d facts that are as before, no quote", left), fmt.Sprintf("%d B", full), "", "")
+
+	whole = d.Report(attest.KindBoot)
+	whole.SetFacts(simulated(0), func(facts.Key) bool { return true })
+	d.Seal(whole)
 	r = d.Report(attest.KindRoutine)
-	fold.Reset()
+	r.SetFacts(simulated(60), func(facts.Key) bool { return true })
+	all := len(r.Body.Facts)
+	r.LeaveOut(whole)
+	line(fmt.Sprintf("routine report of %d numbers, %d moved (simulated)", all, len(r.Body.Facts)), fmt.Sprintf("%d B", len(verifiertest.Encode(b, d.Seal(r)))), "", "")
+}
+
+// simulated returns 60 numbers over a minute, of which every second one moved by
+// this much.
+func simulated(by int64) *facts.Fold {
+	fold := new(facts.Fold)
 	for round := range int64(60) {
 		s := facts.Snapshot{Uptime: 60_000 + round*1000}
-		for i, def := range numbers() {
-			value := int64(100 * i)
-			if def.Cadence == facts.Fast && i%2 == 0 {
-				value += round
+		for i := range int64(routineFacts) {
+			value := 1000 * i
+			if i%2 == 0 {
+				value += by * round / 60
 			}
-			s.Readings = append(s.Readings, facts.Reading{Key: def.Key, Value: facts.IntValue(value)})
+			s.Readings = append(s.Readings, facts.Reading{Key: facts.Key(20 + i), Value: facts.IntValue(value)})
 		}
 		fold.Add(s)
 	}
-	r.SetFacts(&fold, func(facts.Key) bool { return true })
-	signed = d.Seal(r)
-	bare = len(verifiertest.Encode(b, signed))
-	line(fmt.Sprintf("routine report of %d numbers (simulated)", len(r.Body.Facts)), fmt.Sprintf("%d B", bare), "", "at most 700 B")
-	signed.Quote = d.Quote(nil, signed.Report, bootPCRs)
-	line("  with quote over PCRs 0-7 and their values", fmt.Sprintf("%d B", len(verifiertest.Encode(b, signed))), "", "")
-	signed.Quote.PCRs = nil
-	line("  with quote, logs and values known", fmt.Sprintf("%d B", len(verifiertest.Encode(b, signed))), fmt.Sprintf("%d B", bare+217), "at most 1000 B (peers 10500, 5500, 2600)")
-}
-
-// numbers are the first facts of the catalogue that are numbers, each of which a
-// routine report can carry.
-func numbers() []facts.Def {
-	var all []facts.Def
-	for _, def := range facts.Catalogue() {
-		if def.Kind == facts.Int && def.Cadence != facts.Boot && len(all) < routineFacts {
-			all = append(all, def)
-		}
-	}
-	return all
+	return fold
 }
 
 // verification compares a report with a quote with bare signatures.

@@ -289,12 +289,12 @@ func (s *Store) Neighbours(id attest.UEID, chain, sequence uint64, digest [32]by
 	return n, nil
 }
 
-// BootReport returns the message of the newest boot report or challenge answer
-// of a boot.
-func (s *Store) BootReport(id attest.UEID, chain uint64, seed [16]byte) ([]byte, error) {
+// BootReport returns the message of a boot report or challenge answer of a boot,
+// that with this sequence, or the newest for 0.
+func (s *Store) BootReport(id attest.UEID, chain uint64, seed [16]byte, sequence uint64) ([]byte, error) {
 	var message []byte
-	err := s.read.QueryRow("SELECT message FROM report WHERE device = ? AND chain = ? AND seed = ? AND kind IN (1, 5) ORDER BY sequence DESC LIMIT 1",
-		id[:], int64(chain), seed[:]).Scan(&message)
+	err := s.read.QueryRow("SELECT message FROM report WHERE device = ? AND chain = ? AND seed = ? AND kind IN (1, 5) AND ? IN (0, sequence) ORDER BY sequence DESC LIMIT 1",
+		id[:], int64(chain), seed[:], int64(sequence)).Scan(&message)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("boot report of device %s: %w", id, verifier.ErrNotFound)
 	}

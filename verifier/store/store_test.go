@@ -110,7 +110,7 @@ func TestWhatIsStoredComesBack(t *testing.T) {
 	if len(messages) != 1 || messages[0] != refused {
 		t.Errorf("refused %+v", messages)
 	}
-	if data, err := s.BootReport(d.UEID, 1, [16]byte{8}); err != nil || string(data) != "message 1" {
+	if data, err := s.BootReport(d.UEID, 1, [16]byte{8}, 0); err != nil || string(data) != "message 1" {
 		t.Errorf("boot report %q %v", data, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
@@ -174,7 +174,7 @@ func TestWhatIsNotThere(t *testing.T) {
 	d := device(referencetest.Signer(t).Public())
 	_, err := s.Device(d.UEID)
 	_, err2 := s.Report(d.UEID, 1)
-	_, err3 := s.BootReport(d.UEID, 1, [16]byte{})
+	_, err3 := s.BootReport(d.UEID, 1, [16]byte{}, 0)
 	for _, err := range []error{err, err2, err3} {
 		if !errors.Is(err, verifier.ErrNotFound) {
 			t.Errorf("%v", err)
