@@ -200,10 +200,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 			step(what, at-int64(d.Start)-days, true, format, args...)
 		}
 	}
-	support := l.Updates.SupportUntil
-	if o.SupportEnded != 0 {
-		support = min(support, o.SupportEnded)
-	}
+	support := l.support(o)
 	bound("support", int64(support), "not after support ends on %s", support)
 	name, worn := l.wornOut(d.Start, o)
 	bound("component", worn, "not after %s wears out on %s", name, Day(max(min(worn, maxDay), int64(d.Start))))
@@ -212,13 +209,29 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	}
 	d.Inspect = d.Start + Day(days)
 
-	if o.On != 0 && o.On > support {
-		d.Negative = append(d.Negative, fmt.Sprintf("support has ended on %s", support))
+	d.Negative = l.negative(o)
+	return d, nil
+}
+
+// support returns the last day of security support.
+func (l *Label) support(o Observation) Day {
+	if o.SupportEnded != 0 {
+		return min(l.Updates.SupportUntil, o.SupportEnded)
+	}
+	return l.Updates.SupportUntil
+}
+
+// negative says why the label counts as negative, in the words of the paper's section
+// V-B: there is no support any more, or no continuous updates.
+func (l *Label) negative(o Observation) []string {
+	var why []string
+	if support := l.support(o); o.On != 0 && o.On > support {
+		why = append(why, fmt.Sprintf("support has ended on %s", support))
 	}
 	if n, ok := o.Amounts[UpdateObserved]; ok && n > l.Updates.Every {
-		d.Negative = append(d.Negative, fmt.Sprintf("updates come every %d days, promised were %d%s", n, l.Updates.Every, o.because(UpdateObserved)))
+		why = append(why, fmt.Sprintf("updates come every %d days, promised were %d%s", n, l.Updates.Every, o.because(UpdateObserved)))
 	}
-	return d, nil
+	return why
 }
 
 // unbounded returns the days from a start that is not known yet to the

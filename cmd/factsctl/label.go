@@ -30,7 +30,7 @@ for it, how long it is looked after and when to inspect it next. It is written a
 TOML (configs/label-example.toml), signed into CBOR, and carried whole in a QR
 code, so that it is verified without a network.`,
 		newLabelLintCommand(), newLabelSignCommand(), newLabelShowCommand(),
-		newLabelRenderCommand(), newLabelScanCommand(), newLabelPageCommand(), newLabelDateCommand())
+		newLabelRenderCommand(), newLabelScanCommand(), newLabelPageCommand(), newLabelDateCommand(), newLabelRankCommand())
 }
 
 func newLabelLintCommand() *cobra.Command {
