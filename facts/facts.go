@@ -87,8 +87,6 @@ type Def struct {
 	Unit    string  // "ms", "mW", ...; "" where the kind has none
 	Kind    Kind    //
 	Cadence Cadence //
-	Source  string  // kernel path, system call or D-Bus property it is read from
-	Doc     string  // what it means, in a sentence, and the document that defines the source
 	// Min and Max bound an app.* fact; both 0 for catalogue facts.
 	Min, Max int64
 }

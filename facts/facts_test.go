@@ -17,9 +17,18 @@ func TestCatalogueIsAVocabulary(t *testing.T) {
 		t.Fatal(err)
 	}
 	groups := map[string]int{}
+	docs := facts.Documents()
+	if len(docs) != len(facts.Catalogue()) {
+		t.Errorf("%d documents of %d facts", len(docs), len(facts.Catalogue()))
+	}
+	for i, d := range facts.Catalogue() {
+		if i < len(docs) && (docs[i].Name != d.Name || docs[i].Source == "" || !strings.HasSuffix(docs[i].Doc, ".")) {
+			t.Errorf("%s: document %+v", d.Name, docs[i])
+		}
+	}
 	for _, d := range v.Defs() {
 		groups[d.Group()]++
-		if d.Key == 0 || d.Key >= facts.AppKeyMin || d.Kind == 0 || d.Cadence == 0 || d.Source == "" || !strings.HasSuffix(d.Doc, ".") {
+		if d.Key == 0 || d.Key >= facts.AppKeyMin || d.Kind == 0 || d.Cadence == 0 {
 			t.Errorf("%s: incomplete definition %+v", d.Name, d)
 		}
 		if (d.Kind == facts.Int) != (d.Unit != "") {

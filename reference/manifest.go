@@ -183,7 +183,7 @@ func (m *Manifest) Vocabulary() (*facts.Vocabulary, error) {
 	for _, a := range m.Apps {
 		defs = append(defs, facts.Def{
 			Name: a.Name, Key: a.Key, Unit: a.Unit, Kind: facts.Int, Cadence: facts.Event,
-			Min: a.Min, Max: a.Max, Source: "application socket", Doc: "Handed in by the medical application.",
+			Min: a.Min, Max: a.Max,
 		})
 	}
 	return facts.NewVocabulary(defs)

@@ -21,10 +21,17 @@ import (
 type machine struct {
 	root  *string
 	state *string
+
+	cgroups, cgroup *string
+	processes       *[]string
 }
 
 func machineFlag(c *cobra.Command) *machine {
 	return &machine{
+		cgroups:   c.Flags().String("cgroup-root", "/sys/fs/cgroup", "`directory` where cgroup v2 is mounted, below the root"),
+		cgroup:    c.Flags().String("cgroup", "", "`cgroup` of the medical application below it, such as system.slice/pump.service"),
+		processes: c.Flags().StringSlice("process", nil, "`name` or executable of a process that is to run; may be given several times"),
+
 		root:  c.Flags().String("root", "/", "root `directory` of the machine to measure"),
 		state: c.Flags().String("state", "", "`directory` that keeps what is counted over boots, not the agent's; without it\nboot.count and time.operating_hours are absent, and boot.total where there is no systemd"),
 	}
@@ -41,7 +48,8 @@ func (m *machine) collector(deadline time.Duration) (*facts.Collector, error) {
 			return nil, fail(exitIO, "make it first, for the user who measures", "%s is no directory for the state", *m.state)
 		}
 	}
-	sources, err := linux.Sources(root, linux.Options{AgentVersion: version(), Services: true, StateDir: *m.state})
+	sources, err := linux.Sources(root, linux.Options{AgentVersion: version(), Services: true, StateDir: *m.state,
+		Cgroups: strings.Trim(*m.cgroups, "/"), Application: *m.cgroup, Processes: *m.processes})
 	if err != nil {
 		return nil, ioFailure(err)
 	}

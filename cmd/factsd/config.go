@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -56,6 +57,9 @@ type config struct {
 		FactsSocket string `toml:"facts_socket"`
 		Users       []any  `toml:"users"`
 		TellSocket  string `toml:"tell_socket"`
+
+		Cgroup    string   `toml:"cgroup"`
+		Processes []string `toml:"processes"`
 	} `toml:"application"`
 	Enforcer struct {
 		Socket     string   `toml:"socket"`
@@ -159,6 +163,10 @@ func (c *config) check(path string) error {
 		return fmt.Errorf("cannot use configuration %s: broker.ack %q is neither \"receipt\" nor \"puback\"", path, c.Broker.Ack)
 	case c.Broker.URL != "" && c.Broker.CA == "":
 		return fmt.Errorf("cannot use configuration %s: broker.ca is not set: the broker could not be told from another", path)
+	case c.Application.Cgroup != "" && !filepath.IsLocal(c.Application.Cgroup):
+		return fmt.Errorf("cannot use configuration %s: application.cgroup %q is no path below enforcer.cgroup_root", path, c.Application.Cgroup)
+	case slices.Contains(c.Application.Processes, ""):
+		return fmt.Errorf("cannot use configuration %s: application.processes names one that is empty", path)
 	case c.Spool.MaxBytes < 1<<20:
 		return fmt.Errorf("cannot use configuration %s: spool.max_bytes %d is below 1048576", path, c.Spool.MaxBytes)
 	}

@@ -54,7 +54,8 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	}
 	var a *agent.Agent // the boot record is read when it is there
 	events := linux.NewEvents(root, log)
-	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true, Events: events}
+	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true, Events: events,
+		Cgroups: strings.Trim(c.Enforcer.CgroupRoot, "/"), Application: c.Application.Cgroup, Processes: c.Application.Processes}
 	if d.tpm != nil {
 		options.PCRDigest = func() ([]byte, error) { return d.tpm.PCRDigest(a.PCRs()) }
 	}

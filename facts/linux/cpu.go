@@ -371,23 +371,14 @@ func (s *meminfo) read(o *out) {
 // parseVmstat returns the count called name; a kernel that does not count it
 // makes it absent.
 func parseVmstat(b []byte, name string) (int64, fault) {
-	if len(b) == 0 {
-		return 0, malformed("/proc/vmstat is empty")
+	n, found, ok := flat(b, name)
+	switch {
+	case !ok:
+		return 0, malformed("/proc/vmstat: a line is not a name and a number, or there is none")
+	case !found:
+		return 0, absent("this kernel does not count it (before 4.13)")
 	}
-	for len(b) > 0 {
-		var line []byte
-		var whole bool
-		line, b, whole = bytes.Cut(b, []byte("\n"))
-		key, rest := field(line)
-		n, rest, ok := intField(rest)
-		if !ok || len(rest) != 0 || !whole {
-			return 0, malformed("/proc/vmstat: a line is not a name and a number")
-		}
-		if string(key) == name {
-			return n, fault{}
-		}
-	}
-	return 0, absent("this kernel does not count it (before 4.13)")
+	return n, fault{}
 }
 
 type vmstat struct{ file *file }

@@ -51,7 +51,7 @@ func openRoot(t testing.TB, dir string) *Root {
 	return r
 }
 
-var fixtureOptions = Options{AgentVersion: "v0.1.0", Services: true}
+var fixtureOptions = Options{AgentVersion: "v0.1.0", Services: true, Application: "system.slice/pump.service", Processes: []string{"kthreadd", "/usr/bin/pumpd"}}
 
 func mustSources(t testing.TB, r *Root, opt Options) []facts.Source {
 	t.Helper()

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"math/bits"
@@ -41,6 +42,7 @@ type file struct {
 	errno  error // of the last failed read
 	wait   int64 // ns between attempts to open
 	retry  int64 // when to try next
+	again  int64 // ns after which a file that is not there is looked for; maxBackOff where it is 0
 }
 
 func newFile(root *Root, path string, e extent, size int) *file {
@@ -62,7 +64,7 @@ func (f *file) read() ([]byte, fault) {
 			f.retry = now + f.wait
 			f.failed = faultOf(f.name, err)
 			if f.failed.status == facts.Absent {
-				f.retry = now + maxBackOff
+				f.retry = now + cmp.Or(f.again, maxBackOff)
 			}
 			return nil, f.failed
 		}
@@ -106,7 +108,7 @@ func (f *file) fail(err error) fault {
 }
 
 func gone(err error) bool {
-	return err == unix.ENODEV || err == unix.ENXIO || err == unix.ENOENT || err == unix.ESTALE
+	return err == unix.ENODEV || err == unix.ENXIO || err == unix.ENOENT || err == unix.ESTALE || err == unix.ESRCH
 }
 
 // readInt reads a file that holds one decimal number. The kernel ends it with a

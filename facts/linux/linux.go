@@ -21,6 +21,7 @@
 package linux
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -43,7 +44,18 @@ type Options struct {
 	// Services asks systemd for service.active and service.failed; without it
 	// they are absent.
 	Services bool
+	// Cgroups is where cgroup v2 is mounted below the root; "" stands for
+	// sys/fs/cgroup.
+	Cgroups string
+	// Application is the cgroup of the medical application below Cgroups, such as
+	// "system.slice/pump.service"; "" makes the facts about it absent.
+	Application string
+	// Processes are to run, each by its name or by the path of its executable; none
+	// makes the facts about them absent.
+	Processes []string
 }
+
+func (o Options) cgroups() string { return cmp.Or(o.Cgroups, "sys/fs/cgroup") }
 
 // Sources returns a source for every fact of the catalogue over root. It reads
 // nothing yet: files are opened when a source is first read, so that a file
@@ -68,16 +80,20 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("undervoltage", &anyAlarm{set: hwmonAlarms(root, "in", "_lcrit_alarm"), none: "there is no undervoltage alarm"}, "energy.undervoltage")
 	b.add("temperature", &highest{set: temperatures(root), none: "there is no temperature sensor"}, "thermal.max")
 	b.add("intrusion", &anyAlarm{set: hwmonAlarms(root, "intrusion", "_alarm"), none: "there is no intrusion input"}, "integrity.tamper")
-	b.add("listeners", &listeners{sockets: newSockets(root)}, "network.listening")
+	b.add("listeners", &listeners{sockets: newSockets(root), ownership: ownership{root: root, dir: opt.cgroups()}}, "network.listening", "network.unowned")
 	b.add("net/dev", &traffic{root: root, file: newFile(root, "proc/net/dev", records, 4096)}, "network.rx", "network.tx")
 	b.add("tainted", &tainted{newFile(root, "proc/sys/kernel/tainted", value, 32)}, "integrity.taint")
 	b.add("jumps", &jumps{clock: newClock(root)}, "time.jumps")
+	b.add("processes", newProcesses(root, opt.Processes), "process.missing", "process.restarts")
+	b.addApplication(root, opt)
 
 	b.add("supplies", slow{root, readSupplies}, "energy.battery", "energy.mains", "energy.battery_health", "energy.cycles")
 	b.add("statfs", slow{root, readUsage}, "storage.used")
 	b.add("emmc", slow{root, readWear}, "storage.wear")
 	b.add("mountinfo", slow{root, readMounts}, "storage.root_readonly", "storage.mounts")
 	b.add("device-mapper", slow{root, readVerity}, "storage.verity")
+	b.add("owners", &owners{sockets: newSockets(root), ownership: ownership{root: root, dir: opt.cgroups()}}, "network.owners")
+	b.add("containers", slow{root, func(r *Root, o *out) { readContainers(r, opt, o) }}, "container.count", "container.names")
 	b.add("peers", &peers{sockets: newSockets(root)}, "network.peers")
 	b.add("addresses", slow{root, readAddresses}, "network.addresses")
 	b.add("route", slow{root, readDefaultRoutes}, "network.default_route")

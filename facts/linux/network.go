@@ -20,6 +20,8 @@ type endpoint struct {
 	v6    bool
 	port  uint16
 	addr  [16]byte // an IPv4 address in the first four
+
+	cgroup uint64 // id of the cgroup that made it; 0 where it is not told
 }
 
 func (e endpoint) address() netip.Addr {
@@ -42,7 +44,7 @@ func (e endpoint) compare(f endpoint) int {
 	if c := bytes.Compare(e.addr[:], f.addr[:]); c != 0 {
 		return c
 	}
-	return cmp.Compare(e.port, f.port)
+	return cmp.Or(cmp.Compare(e.port, f.port), cmp.Compare(e.cgroup, f.cgroup))
 }
 
 // Socket states of the kernel, include/net/tcp_states.h. A bound UDP socket
@@ -228,12 +230,33 @@ func parseDiag(dst []endpoint, b []byte, seq uint32, q query) (_ []endpoint, don
 			} else {
 				copy(e.addr[:4], addr)
 			}
+			if !q.remote { // of peers, only who they are counts
+				e.cgroup = diagCgroup(body[diagMessage:])
+			}
 			if e.port != 0 {
 				dst = append(dst, e)
 			}
 		}
 	}
 	return dst, false, nil
+}
+
+// diagCgroup returns the id of a socket's cgroup in the attributes of its
+// message, struct rtattr each (INET_DIAG_CGROUP_ID, include/uapi/linux/inet_diag.h).
+func diagCgroup(b []byte) uint64 {
+	const cgroupID = 21
+	ne := binary.NativeEndian
+	for len(b) >= 4 {
+		size := int(ne.Uint16(b))
+		if size < 4 || size > len(b) {
+			return 0
+		}
+		if ne.Uint16(b[2:]) == cgroupID && size >= 12 {
+			return ne.Uint64(b[4:])
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return 0
 }
 
 // parseProcNet appends the sockets of /proc/net/tcp, tcp6, udp or udp6 that q
@@ -314,7 +337,11 @@ var established = [...]query{
 
 // listeners makes a new set only when the sockets have changed.
 type listeners struct {
-	sockets sockets
+	sockets   sockets
+	ownership ownership
+
+	unowned int64
+	told    fault // why unowned is not known
 	now     []endpoint
 	last    []endpoint
 	value   facts.Value
@@ -326,20 +353,17 @@ func (s *listeners) read(o *out) {
 	var f fault
 	s.now, f = s.sockets.dump(s.now[:0], listening[:])
 	if f.is() {
-		o.fault(0, f)
+		o.faults(f)
 		return
 	}
 	slices.SortFunc(s.now, endpoint.compare)
 	s.now = slices.Compact(s.now)
-	if !s.made || !slices.Equal(s.now, s.last) {
+	changed := !s.made || !slices.Equal(s.now, s.last)
+	if changed {
 		s.now, s.last, s.made = s.last, s.now, true
 		members := make([]string, len(s.last))
 		for i, e := range s.last {
-			proto := "tcp/"
-			if e.proto == unix.IPPROTO_UDP {
-				proto = "udp/"
-			}
-			members[i] = proto + netip.AddrPortFrom(e.address(), e.port).String()
+			members[i] = e.member()
 		}
 		if s.failed = checkSet(members); !s.failed.is() {
 			s.value = facts.SetValue(members)
@@ -347,9 +371,17 @@ func (s *listeners) read(o *out) {
 	}
 	if s.failed.is() {
 		o.fault(0, s.failed)
+	} else {
+		o.ok(0, s.value)
+	}
+	if s.sockets.noDiag {
+		o.fault(1, absent(noOwners))
 		return
 	}
-	o.ok(0, s.value)
+	if s.ownership.learn(s.last) || changed {
+		s.unowned, s.told = s.ownership.count(s.last)
+	}
+	o.outcome(1, s.unowned, s.told)
 }
 
 // peers are the remote ends of connections that leave the machine.

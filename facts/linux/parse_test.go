@@ -3,6 +3,7 @@ package linux
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,17 @@ var parsers = []parser{
 		return fmt.Sprint(t, a), f
 	}, "proc/meminfo"},
 	{"vmstat", func(b []byte) (string, fault) { return num(parseVmstat(b, "oom_kill")) }, "proc/vmstat"},
+	{"usage", func(b []byte) (string, fault) { return num(parseUsage(b)) }, "sys/fs/cgroup/system.slice/pump.service/cpu.stat"},
+	{"iostat", func(b []byte) (string, fault) { return num(parseIOStat(b)) }, "sys/fs/cgroup/system.slice/pump.service/io.stat"},
+	{"cgroupevents", func(b []byte) (string, fault) {
+		populated, frozen, told, f := parseCgroupEvents(b)
+		return fmt.Sprint(populated, frozen, told), f
+	}, "sys/fs/cgroup/system.slice/pump.service/cgroup.events"},
+	{"docker", func(b []byte) (string, fault) { return parseDockerConfig(b) }, "var/lib/docker/containers/*/config.v2.json"},
+	{"podman", func(b []byte) (string, fault) {
+		names, f := parsePodmanNames(b)
+		return fmt.Sprint(names), f
+	}, "var/lib/containers/storage/overlay-containers/containers.json"},
 	{"uptime", func(b []byte) (string, fault) { return num(parseUptime(b)) }, "proc/uptime"},
 	{"pidstat", func(b []byte) (string, fault) {
 		name, n, f := parsePidStat(b)
@@ -176,6 +188,28 @@ func TestParsers(t *testing.T) {
 		{"vmstat", "nr_free 1\n", "absent"},
 		{"vmstat", "nr_free 1\noom_kill 7", bad},
 		{"vmstat", "", bad},
+		{"usage", "usage_usec 77\nuser_usec 7\n", "77"},
+		{"usage", "user_usec 7\n", bad},
+		{"usage", "usage_usec 77", bad}, // cut
+		{"usage", "", bad},
+		{"iostat", "8:0 rbytes=5 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n179:0 rbytes=1 wbytes=0\n", "13"},
+		{"iostat", "", "0"},
+		{"iostat", "8:0 rbytes=-5\n", bad},
+		{"iostat", "8:0 rbytes\n", bad},
+		{"iostat", "8:0 rbytes=9223372036854775807 wbytes=1\n", bad},
+		{"iostat", "rbytes=1\n", bad},
+		{"iostat", "8:0 rbytes=5", bad}, // cut
+		{"cgroupevents", "populated 1\nfrozen 0\n", "true false true"},
+		{"cgroupevents", "populated 0\n", "false false false"},
+		{"cgroupevents", "populated 2\nfrozen 0\n", bad},
+		{"cgroupevents", "frozen 0\n", bad},
+		{"cgroupevents", "", bad},
+		{"docker", `{"Name":"/pump","Config":{"Labels":{"a":"b"}}}`, "pump"},
+		{"docker", `{"Name":"/pump","Config":{"Labels":{"miotfacts.name":"infusion"}}}`, "infusion"},
+		{"docker", `{"Config":{}}`, bad},
+		{"docker", `{"Name":7}`, bad},
+		{"podman", `[{"id":"1a","names":["x","y"]},{"id":"2b"}]`, "map[1a:x]"},
+		{"podman", `[{"id":"1a","names":["x"]}`, bad}, // cut
 		{"uptime", "12.34 9.00\n", "12340"},
 		{"uptime", "12 9\n", bad},
 		{"pidstat", "1 (a) b (c)) S" + strings.Repeat(" 0", 18) + " 4711 0\n", "a) b (c) 4711"},
@@ -441,37 +475,63 @@ func fuzz(f *testing.F, name string) {
 	})
 }
 
-func FuzzStat(f *testing.F)      { fuzz(f, "stat") }
-func FuzzLoadavg(f *testing.F)   { fuzz(f, "loadavg") }
-func FuzzPressure(f *testing.F)  { fuzz(f, "pressure") }
-func FuzzMeminfo(f *testing.F)   { fuzz(f, "meminfo") }
-func FuzzVmstat(f *testing.F)    { fuzz(f, "vmstat") }
-func FuzzUptime(f *testing.F)    { fuzz(f, "uptime") }
-func FuzzPidStat(f *testing.F)   { fuzz(f, "pidstat") }
-func FuzzNetDev(f *testing.F)    { fuzz(f, "netdev") }
-func FuzzProcNet(f *testing.F)   { fuzz(f, "procnet") }
-func FuzzProcNet6(f *testing.F)  { fuzz(f, "procnet6") }
-func FuzzLifeTime(f *testing.F)  { fuzz(f, "lifetime") }
-func FuzzMountinfo(f *testing.F) { fuzz(f, "mountinfo") }
-func FuzzModules(f *testing.F)   { fuzz(f, "modules") }
-func FuzzLockdown(f *testing.F)  { fuzz(f, "lockdown") }
-func FuzzEFIBool(f *testing.F)   { fuzz(f, "efibool") }
-func FuzzOSRelease(f *testing.F) { fuzz(f, "osrelease") }
-func FuzzSchedstat(f *testing.F) { fuzz(f, "schedstat") }
-func FuzzSwap(f *testing.F)      { fuzz(f, "swap") }
-func FuzzAddresses(f *testing.F) { fuzz(f, "addresses") }
-func FuzzRoute4(f *testing.F)    { fuzz(f, "route4") }
-func FuzzRoute6(f *testing.F)    { fuzz(f, "route6") }
-func FuzzResolv(f *testing.F)    { fuzz(f, "resolv") }
-func FuzzLSM(f *testing.F)       { fuzz(f, "lsm") }
-func FuzzFlag(f *testing.F)      { fuzz(f, "flag") }
-func FuzzParameter(f *testing.F) { fuzz(f, "parameter") }
-func FuzzRootHash(f *testing.F)  { fuzz(f, "roothash") }
-func FuzzAccounts(f *testing.F)  { fuzz(f, "accounts") }
-func FuzzUSBID(f *testing.F)     { fuzz(f, "usbid") }
-func FuzzText(f *testing.F)      { fuzz(f, "text") }
-func FuzzInt(f *testing.F)       { fuzz(f, "int") }
-func FuzzPairs(f *testing.F)     { fuzz(f, "pairs") }
+func FuzzStat(f *testing.F)         { fuzz(f, "stat") }
+func FuzzLoadavg(f *testing.F)      { fuzz(f, "loadavg") }
+func FuzzPressure(f *testing.F)     { fuzz(f, "pressure") }
+func FuzzMeminfo(f *testing.F)      { fuzz(f, "meminfo") }
+func FuzzVmstat(f *testing.F)       { fuzz(f, "vmstat") }
+func FuzzUsage(f *testing.F)        { fuzz(f, "usage") }
+func FuzzIOStat(f *testing.F)       { fuzz(f, "iostat") }
+func FuzzCgroupEvents(f *testing.F) { fuzz(f, "cgroupevents") }
+func FuzzDocker(f *testing.F)       { fuzz(f, "docker") }
+func FuzzPodman(f *testing.F)       { fuzz(f, "podman") }
+func FuzzUptime(f *testing.F)       { fuzz(f, "uptime") }
+func FuzzPidStat(f *testing.F)      { fuzz(f, "pidstat") }
+func FuzzNetDev(f *testing.F)       { fuzz(f, "netdev") }
+func FuzzProcNet(f *testing.F)      { fuzz(f, "procnet") }
+func FuzzProcNet6(f *testing.F)     { fuzz(f, "procnet6") }
+func FuzzLifeTime(f *testing.F)     { fuzz(f, "lifetime") }
+func FuzzMountinfo(f *testing.F)    { fuzz(f, "mountinfo") }
+func FuzzModules(f *testing.F)      { fuzz(f, "modules") }
+func FuzzLockdown(f *testing.F)     { fuzz(f, "lockdown") }
+func FuzzEFIBool(f *testing.F)      { fuzz(f, "efibool") }
+func FuzzOSRelease(f *testing.F)    { fuzz(f, "osrelease") }
+func FuzzSchedstat(f *testing.F)    { fuzz(f, "schedstat") }
+func FuzzSwap(f *testing.F)         { fuzz(f, "swap") }
+func FuzzAddresses(f *testing.F)    { fuzz(f, "addresses") }
+func FuzzRoute4(f *testing.F)       { fuzz(f, "route4") }
+func FuzzRoute6(f *testing.F)       { fuzz(f, "route6") }
+func FuzzResolv(f *testing.F)       { fuzz(f, "resolv") }
+func FuzzLSM(f *testing.F)          { fuzz(f, "lsm") }
+func FuzzFlag(f *testing.F)         { fuzz(f, "flag") }
+func FuzzParameter(f *testing.F)    { fuzz(f, "parameter") }
+func FuzzRootHash(f *testing.F)     { fuzz(f, "roothash") }
+func FuzzAccounts(f *testing.F)     { fuzz(f, "accounts") }
+func FuzzUSBID(f *testing.F)        { fuzz(f, "usbid") }
+func FuzzText(f *testing.F)         { fuzz(f, "text") }
+func FuzzInt(f *testing.F)          { fuzz(f, "int") }
+func FuzzPairs(f *testing.F)        { fuzz(f, "pairs") }
+
+// FuzzJSON compares with encoding/json: what is taken here is JSON, and each of
+// its strings is told.
+func FuzzJSON(f *testing.F) {
+	for _, s := range []string{`{"a":["b",{"c":"d"}],"e":1e5,"f":[-0.5,true,null,{}]}`, `[]`, `"\u00e9\n"`, `{"a":"b"`, `[1,]`, `{"a" "b"}`, `01`, `"\x41"`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := 0
+		ok := readJSON(b, func([]string, string) { n++ })
+		var v any
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber()
+		if err := d.Decode(&v); ok && err != nil && !strings.Contains(string(b), "\\") && !bytes.ContainsAny(b, "0123456789") {
+			t.Fatalf("%q is no JSON: %v", b, err)
+		}
+		if n > bytes.Count(b, []byte{'"'})/2 {
+			t.Fatalf("%d strings in %q", n, b)
+		}
+	})
+}
 
 func FuzzDiag(f *testing.F) {
 	for _, s := range []string{"10.0.0.1:22", "[::]:8443"} {

@@ -147,15 +147,16 @@ func (r *Root) readInt(path string) (int64, fault) {
 	return f.readInt()
 }
 
+func (r *Root) openDir(path string) (*os.File, error) {
+	if r.tree == nil {
+		return os.OpenFile("/"+path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	}
+	return r.tree.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
 // list returns the names in the directory at path in ascending order.
 func (r *Root) list(path string) ([]string, fault) {
-	var d *os.File
-	var err error
-	if r.tree == nil {
-		d, err = os.OpenFile("/"+path, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	} else {
-		d, err = r.tree.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	}
+	d, err := r.openDir(path)
 	if err != nil {
 		return nil, faultOf("/"+path, err)
 	}
@@ -216,7 +217,7 @@ func faultOf(name string, err error) fault {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		switch errno {
-		case unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EOPNOTSUPP:
+		case unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EOPNOTSUPP, unix.ESRCH: // the last of a process
 			return absent(name + ": " + why)
 		}
 	}

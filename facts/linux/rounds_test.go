@@ -340,11 +340,11 @@ func TestListeningSocketIsSeen(t *testing.T) {
 	for _, way := range []string{"sock_diag", "/proc/net"} {
 		t.Run(way, func(t *testing.T) {
 			root := openRoot(t, "/")
-			src := &listeners{sockets: newSockets(root)}
+			src := &listeners{sockets: newSockets(root), ownership: ownership{root: root, dir: "sys/fs/cgroup"}}
 			peer := &peers{sockets: newSockets(root)}
 			src.sockets.noDiag = way == "/proc/net"
 			peer.sockets.noDiag = src.sockets.noDiag
-			s := &source{reader: src, out: out{keys: []facts.Key{70}}}
+			s := &source{reader: src, out: out{keys: []facts.Key{70, 150}}}
 			listed := func(member string) bool {
 				t.Helper()
 				r := s.Read(nil)[0]
