@@ -122,8 +122,9 @@ bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under 
 bench-events: ## Measure from the cause of an event to its comparison, 200 of each kind (as root, in namespaces of its own)
 	@BENCH_EVENTS=1 $(GO) test -count=1 -run '^$$' -bench Events -benchtime 1x -exec 'unshare -n -m' ./test/benchevents
 
-bench-talk: ## Measure packets per second and the time of 1,000 connections of factsctl talk, and count what is lost
-	$(GO) test -run '^$$' -bench Connections ./talk
+bench-talk: ## Measure CPU time of 1,000 connections, from memory (factsctl talk) and live (factstalk, as root), packets a second, and what is lost
+	@$(GO) test -run '^$$' -bench '^BenchmarkConnections$$' ./talk
+	@$(GO) test -run '^$$' -bench '^Benchmark(Live|Flood|Idle)$$' -benchtime 3x ./cmd/factstalk
 
 bench-label: ## Measure labels: bytes, version of the QR code, signing and scanning, here and in the page in Chromium
 	$(GO) test -run '^$$' -bench '^BenchmarkLabel$$' -benchtime 20x ./label

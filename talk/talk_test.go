@@ -62,15 +62,21 @@ func packet(proto uint8, src, dst netip.AddrPort, flags uint8, seq uint32, paylo
 type story struct {
 	table *talk.Table
 	at    int64
+	send  func(talk.Packet) // nil: into the table
 }
 
 func newStory(o talk.Options) *story {
-	return &story{talk.NewTable(o), time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()}
+	return &story{table: talk.NewTable(o), at: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()}
 }
 
 func (s *story) raw(b []byte) (talk.Conn, bool) {
 	s.at += int64(time.Millisecond)
-	return s.table.Add(talk.Packet{At: s.at, Data: b, Length: len(b)})
+	p := talk.Packet{At: s.at, Data: b, Length: len(b)}
+	if s.send != nil {
+		s.send(p)
+		return talk.Conn{}, false
+	}
+	return s.table.Add(p)
 }
 
 func (s *story) tcp(src, dst netip.AddrPort, flags uint8, seq uint32, payload []byte) {

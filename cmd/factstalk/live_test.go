@@ -29,7 +29,7 @@ import (
 type namespace struct{ file *os.File }
 
 // newNamespace makes one. Its thread ends with the goroutine that was locked to it.
-func newNamespace(t *testing.T) namespace {
+func newNamespace(t testing.TB) namespace {
 	t.Helper()
 	type made struct {
 		file *os.File
@@ -61,7 +61,7 @@ func (n namespace) command(name string, args ...string) *exec.Cmd {
 }
 
 // in runs f on a thread in the namespace. A socket stays where it was made.
-func (n namespace) in(t *testing.T, f func() error) {
+func (n namespace) in(t testing.TB, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
@@ -83,7 +83,7 @@ type lab struct {
 	dir, program  string
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT RUN: networks of its own need root")
@@ -118,7 +118,7 @@ ip link set world up`)} {
 }
 
 // build builds factstalk as it is shipped: without cgo.
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "miotfacts-talk-") // others than root have to reach it
 	if err != nil {
@@ -146,7 +146,7 @@ type recording struct {
 }
 
 // record starts factstalk in the device and waits until it listens.
-func (l *lab) record(t *testing.T, extra string) *recording {
+func (l *lab) record(t testing.TB, extra string) *recording {
 	t.Helper()
 	r := &recording{file: filepath.Join(l.dir, "state/talk.record"), said: new(bytes.Buffer), ends: make(chan error, 1)}
 	config := filepath.Join(l.dir, "factstalk.toml")
@@ -183,7 +183,7 @@ func (l *lab) record(t *testing.T, extra string) *recording {
 }
 
 // end ends it and returns what is in the file then.
-func (r *recording) end(t *testing.T, s os.Signal) *talk.Record {
+func (r *recording) end(t testing.TB, s os.Signal) *talk.Record {
 	t.Helper()
 	if err := r.cmd.Process.Signal(s); err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func (r *recording) end(t *testing.T, s os.Signal) *talk.Record {
 	return r.read(t)
 }
 
-func (r *recording) read(t *testing.T) *talk.Record {
+func (r *recording) read(t testing.TB) *talk.Record {
 	t.Helper()
 	data, err := durable.Read(r.file, talk.MaxRecord)
 	if err != nil {
@@ -208,7 +208,7 @@ func (r *recording) read(t *testing.T) *talk.Record {
 }
 
 // now lets it write and returns what it wrote.
-func (r *recording) now(t *testing.T) *talk.Record {
+func (r *recording) now(t testing.TB) *talk.Record {
 	t.Helper()
 	inode := func() uint64 {
 		info, err := os.Stat(r.file)
@@ -225,7 +225,7 @@ func (r *recording) now(t *testing.T) *talk.Record {
 	return r.read(t)
 }
 
-func waitFor(t *testing.T, what string, ok func() bool) {
+func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

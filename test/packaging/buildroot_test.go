@@ -75,16 +75,29 @@ func TestBuildrootReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	for _, target := range []string{"miotfacts_qemu_aarch64_defconfig", "miotfacts-show-info"} {
-		must(t, nil, "make", "-s", "-C", tree, "O="+out, "BR2_EXTERNAL="+ours, target)
-	}
-	config, err := os.ReadFile(filepath.Join(out, ".config"))
+	file := filepath.Join(out, ".config")
+	run := func(target string) { must(t, nil, "make", "-s", "-C", tree, "O="+out, "BR2_EXTERNAL="+ours, target) }
+	run("miotfacts_qemu_aarch64_defconfig")
+	config, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if strings.Contains(string(config), "\nBR2_PACKAGE_MIOTFACTS_TALK=y\n") {
+		t.Error("factstalk is in an image that did not ask for it")
+	}
+	if err := os.WriteFile(file, append(config, "BR2_PACKAGE_MIOTFACTS_TALK=y\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run("olddefconfig")
+	run("miotfacts-show-info")
+	if config, err = os.ReadFile(file); err != nil {
+		t.Fatal(err)
+	}
 	// A symbol whose dependencies are not met is dropped without a word.
-	if !strings.Contains(string(config), "\nBR2_PACKAGE_MIOTFACTS=y\n") {
-		t.Error("the package is not in the configuration that Buildroot makes")
+	for _, symbol := range []string{"BR2_PACKAGE_MIOTFACTS", "BR2_PACKAGE_MIOTFACTS_TALK"} {
+		if !strings.Contains(string(config), "\n"+symbol+"=y\n") {
+			t.Errorf("%s is not in the configuration that Buildroot makes", symbol)
+		}
 	}
 	files, err := filepath.Glob(filepath.Join(ours, "package/miotfacts/*"))
 	if err != nil {

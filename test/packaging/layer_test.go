@@ -405,6 +405,7 @@ func TestBitbakeParses(t *testing.T) {
 		t.Fatal(err)
 	}
 	local := "MACHINE = \"qemuarm64\"\nDISTRO_FEATURES:append = \" miotfacts\"\nBB_NO_NETWORK = \"1\"\nCONNECTIVITY_CHECK_URIS = \"\"\nINHERIT:remove = \"uninative\"\nBB_NUMBER_PARSE_THREADS = \"2\"\n" +
+		"PACKAGECONFIG:append:pn-miotfacts = \" talk\"\nPACKAGECONFIG:append:pn-miotfacts-bin = \" talk\"\n" +
 		"MIOTFACTS_SHA256 = \"" + strings.Repeat("0", 64) + "\"\n"
 	layers := "BBPATH = \"${TOPDIR}\"\nBBFILES ?= \"\"\nBBLAYERS = \"" + oe + "/meta " + layerDir + "\"\n"
 	for name, text := range map[string]string{"local.conf": local, "bblayers.conf": layers} {
@@ -413,7 +414,7 @@ func TestBitbakeParses(t *testing.T) {
 		}
 	}
 	script := `cd "$OE" && . ./oe-init-build-env "$BUILD" "$BB" >/dev/null && bitbake -p && ` +
-		`for r in miotfacts miotfacts-bin; do if bitbake -e $r >$BUILD/$r.env; then grep -E '^(export )?(PV|S|GOBUILDFLAGS|CGO_ENABLED|GO_LDFLAGS|SRC_URI)=' $BUILD/$r.env | cut -c1-200; else echo "bitbake -e $r ended with an error"; fi; done`
+		`for r in miotfacts miotfacts-bin; do if bitbake -e $r >$BUILD/$r.env; then grep -E '^(export )?(PV|S|GOBUILDFLAGS|CGO_ENABLED|GO_LDFLAGS|GO_INSTALL|PACKAGES|SYSTEMD_PACKAGES|USERADD_PACKAGES|SRC_URI)=' $BUILD/$r.env | cut -c1-200; else echo "bitbake -e $r ended with an error"; fi; done`
 	args := []string{"bash", "-c", script}
 	if os.Geteuid() == 0 {
 		must(t, nil, "chown", "-R", "nobody", build)
