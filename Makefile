@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label bench-attest docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-label demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label bench-attest docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ size: ## Print the sizes of factsd and factstalk for each port; fail above the b
 
 demo: ## Show the whole way on this machine; ONCE=1 ends by itself
 	@ONCE=$(ONCE) $(GO) run ./test/demo
+
+demo-label: ## Show labels from text to inspection, with the paper's devices as examples; OUT=DIR keeps what it makes
+	@OUT=$(abspath $(OUT)) $(GO) run ./test/demolabel
 
 vm: ## Boot an ARM64 machine with measured boot, TPM and our units (VARIANT=...; as root, packages by make deps-vm)
 	@$(GO) run ./test/vm
