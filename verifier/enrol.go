@@ -41,6 +41,9 @@ func (v *Verifier) enrol(now int64, m Delivery) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d != nil && d.Enrolled == Retired {
+		return nil, refuse(ReasonRetired, "device %s was decommissioned", id)
+	}
 	if d != nil && d.Key.ID() == e.Key.ID() && d.Protection == e.Protection {
 		return v.enrolKnown(now, d, e, problem)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
@@ -274,6 +275,107 @@ func TestAnotherKeyAfterRevoking(t *testing.T) {
 	d.Approve()
 	if r := d.Accepted(d.Message(attest.KindBoot)); r.Chain != 2 {
 		t.Errorf("chain %d", r.Chain)
+	}
+}
+
+func TestDecommissioned(t *testing.T) {
+	f := verifiertest.New(t)
+	d := f.NewDevice().Enrolled()
+	d.Accepted(d.Message(attest.KindBoot))
+	if err := f.Decommission(f.Now, d.UEID, ""); !errors.Is(err, verifier.ErrState) {
+		t.Errorf("by nobody: %v", err)
+	}
+	if err := f.Decommission(f.Now, d.UEID, "ward 3"); err != nil {
+		t.Fatal(err)
+	}
+	if v := d.View(); v.Enrolled != verifier.Retired || v.RetiredBy != "ward 3" || v.RetiredAt != f.Now || v.Tier != verifier.TierNone || !has(v.Findings, verifier.ReasonRetired, verifier.TierNone) {
+		t.Errorf("%s by %s, %s, %+v", v.Enrolled, v.RetiredBy, v.Tier, v.Findings)
+	}
+	if reply := d.Send(d.Message(attest.KindRoutine)); reply.Refused == nil || reply.Refused.Reason != verifier.ReasonRetired || !reply.Receipt {
+		t.Errorf("its report: %+v", reply)
+	}
+	for _, key := range []*cose.Signer{d.Signer, verifiertest.NewKey(t)} {
+		d.Signer = key
+		if reply := f.Take(d.SealEnrolment(d.Enrolment(nil))); reply.Refused == nil || reply.Refused.Reason != verifier.ReasonRetired {
+			t.Errorf("its request: %+v", reply)
+		}
+	}
+	for name, err := range map[string]error{
+		"approve": second(f.Approve(f.Now, d.UEID, "x")), "revoke": f.Revoke(f.Now, d.UEID),
+		"decommission": f.Decommission(f.Now, d.UEID, "x"), "challenge": second(f.Challenge(f.Now, d.UEID)),
+	} {
+		if !errors.Is(err, verifier.ErrState) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A machine with another mainboard has another TPM and so another name.
+func TestReplaced(t *testing.T) {
+	f := verifiertest.New(t)
+	old := f.NewTPMDevice(tpmtest.Start(t)).Enrolled()
+	old.Accepted(old.Message(attest.KindBoot))
+	next, other := f.NewTPMDevice(tpmtest.Start(t)), f.NewDevice()
+	e := other.Enrolment(nil)
+	e.Model = "another model"
+	if reply := f.Take(other.SealEnrolment(e)); reply.Refused != nil {
+		t.Fatalf("%+v", reply.Refused)
+	}
+	if reply := f.Take(next.SealEnrolment(next.Enrolment(nil))); reply.Refused != nil {
+		t.Fatalf("%+v", reply.Refused)
+	}
+	for name, err := range map[string]error{
+		"by what proved nothing": second(f.Replace(f.Now, old.UEID, next.UEID, "ward 3")),
+		"by another model":       second(f.Replace(f.Now, old.UEID, other.UEID, "ward 3")),
+		"by itself":              second(f.Replace(f.Now, old.UEID, old.UEID, "ward 3")),
+		"by what nobody knows":   second(f.Replace(f.Now, old.UEID, f.NewDevice().UEID, "ward 3")),
+		"of what nobody knows":   second(f.Replace(f.Now, f.NewDevice().UEID, next.UEID, "ward 3")),
+		"by nobody's order":      second(f.Replace(f.Now, old.UEID, next.UEID, "")),
+		"in the wrong direction": second(f.Replace(f.Now, next.UEID, old.UEID, "ward 3")),
+	} {
+		if !errors.Is(err, verifier.ErrState) && !errors.Is(err, verifier.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if v := old.View(); v.Enrolled != verifier.Approved {
+		t.Fatalf("a replacement that was refused leaves the old device %s", v.Enrolled)
+	}
+	next.Prove()
+	down, err := f.Replace(f.Now, old.UEID, next.UEID, "ward 3")
+	if err != nil || !f.Down(down).Enrolled {
+		t.Fatalf("%v", err)
+	}
+	was, is := old.View(), next.View()
+	if was.Enrolled != verifier.Retired || was.ReplacedBy == nil || *was.ReplacedBy != next.UEID {
+		t.Errorf("the old one: %s, replaced by %v", was.Enrolled, was.ReplacedBy)
+	}
+	if is.Enrolled != verifier.Approved || is.ApprovedBy != "ward 3" || is.Replaces == nil || *is.Replaces != old.UEID {
+		t.Errorf("the new one: %s by %s, replaces %v", is.Enrolled, is.ApprovedBy, is.Replaces)
+	}
+	if _, err := f.Replace(f.Now, old.UEID, next.UEID, "ward 3"); !errors.Is(err, verifier.ErrState) {
+		t.Errorf("again: %v", err)
+	}
+	next.Accepted(next.Message(attest.KindBoot))
+}
+
+// The verifier stopped after the first half of a replacement.
+func TestReplacementGoesOn(t *testing.T) {
+	f := verifiertest.New(t)
+	old, next := f.NewDevice().Enrolled(), f.NewDevice()
+	next.Prove()
+	d, err := f.Store.Device(old.UEID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Enrolled, d.RetiredAt, d.RetiredBy, d.ReplacedBy = verifier.Retired, f.Now, "ward 3", &next.UEID
+	if err := f.Store.Save(d); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Replace(f.Now, old.UEID, next.UEID, "ward 3"); err != nil {
+		t.Fatal(err)
+	}
+	if v := next.View(); v.Enrolled != verifier.Approved || v.Replaces == nil {
+		t.Errorf("%s, replaces %v", v.Enrolled, v.Replaces)
 	}
 }
 

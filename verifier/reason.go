@@ -11,6 +11,7 @@ const (
 	ReasonUnknown     Reason = "unknown-device"    // never enrolled
 	ReasonUnapproved  Reason = "not-approved"      // enrolled, and no operator approved
 	ReasonRevoked     Reason = "revoked"           // an operator revoked it
+	ReasonRetired     Reason = "decommissioned"    // an operator decommissioned it
 	ReasonTopic       Reason = "topic"             // sent under another device's name
 	ReasonKey         Reason = "key"               // signed by another key than the device's
 	ReasonSignature   Reason = "signature"         // the signature is not valid

@@ -41,6 +41,8 @@ func (v *Verifier) report(now int64, m Delivery) ([]byte, error) {
 	case Approved:
 	case Revoked:
 		return nil, refuse(ReasonRevoked, "device %s was revoked", id)
+	case Retired:
+		return nil, refuse(ReasonRetired, "device %s was decommissioned", id)
 	default:
 		return nil, refuse(ReasonUnapproved, "device %s: its enrolment is %q", id, d.Enrolled)
 	}

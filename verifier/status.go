@@ -45,6 +45,14 @@ func (v *Verifier) asOf(now int64, d *Device) {
 	case Revoked:
 		add(Finding{Code: ReasonRevoked, Tier: TierContraindicated, Text: "an operator revoked it"})
 		return
+	case Retired:
+		text := "decommissioned"
+		if d.ReplacedBy != nil {
+			text += ": device " + d.ReplacedBy.String() + " took its place"
+		}
+		d.Findings, d.Tier = nil, TierNone // what it was is history
+		add(Finding{Code: ReasonRetired, Text: text})
+		return
 	default:
 		if d.Protection == attest.ProtectionFile {
 			add(Finding{Code: ReasonKeyFile, Text: "the device key is in a file: whoever reads it is the device"})

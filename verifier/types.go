@@ -50,6 +50,7 @@ const (
 	Proved   Enrolled = 2 // its TPM opened the credential; for a key file the same as Asked
 	Approved Enrolled = 3 // an operator said yes
 	Revoked  Enrolled = 4 // an operator said no, or no longer
+	Retired  Enrolled = 5 // decommissioned for good: no request of it is taken any more
 )
 
 func (e Enrolled) String() string {
@@ -62,6 +63,8 @@ func (e Enrolled) String() string {
 		return "approved"
 	case Revoked:
 		return "revoked"
+	case Retired:
+		return "decommissioned"
 	}
 	return fmt.Sprintf("enrolled(%d)", uint8(e))
 }
@@ -108,6 +111,11 @@ type Device struct {
 	Crossed   *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
 	Deferral  *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
 	Challenge *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
+
+	RetiredAt  int64        `cbor:"35,keyasint,omitempty"` // decommissioned
+	RetiredBy  string       `cbor:"36,keyasint,omitempty"` // the operator's name
+	ReplacedBy *attest.UEID `cbor:"37,keyasint,omitempty"` // the machine whose new TPM or key makes it another device
+	Replaces   *attest.UEID `cbor:"38,keyasint,omitempty"` //
 
 	Seen *Seen `cbor:"40,keyasint,omitempty"` // what its life is told from
 	Life *Life `cbor:"-"`                     // at the time for which it was asked; nil without labels

@@ -291,6 +291,10 @@ func clip(s string) string { return attest.Clip(s, 64) }
 // Approve lets a device's reports count, from a new chain on. by is the
 // operator's name. It returns the message that tells the device.
 func (v *Verifier) Approve(now int64, id attest.UEID, by string) ([]byte, error) {
+	return v.approve(now, id, by, nil)
+}
+
+func (v *Verifier) approve(now int64, id attest.UEID, by string, replaces *attest.UEID) ([]byte, error) {
 	defer v.lock(id)()
 	d, err := v.store.Device(id)
 	if err != nil {
@@ -299,12 +303,17 @@ func (v *Verifier) Approve(now int64, id attest.UEID, by string) ([]byte, error)
 	switch {
 	case d.Enrolled == Approved:
 		return nil, fmt.Errorf("cannot approve device %s: %w: it is approved already", id, ErrState)
+	case d.Enrolled == Retired:
+		return nil, fmt.Errorf("cannot approve device %s: %w: it is decommissioned", id, ErrState)
 	case d.ProvedAt == 0:
 		return nil, fmt.Errorf("cannot approve device %s: %w: its TPM has not opened the credential yet", id, ErrState)
 	case by == "" || len(by) > 64:
 		return nil, fmt.Errorf("cannot approve device %s: %w: say who approves, in at most 64 bytes", id, ErrState)
 	}
 	d.Enrolled, d.ApprovedAt, d.ApprovedBy, d.RevokedAt = Approved, now, by, 0
+	if replaces != nil {
+		d.Replaces = replaces
+	}
 	d.Chain++
 	d.First, d.Missing, d.GapAt, d.Sequence, d.Digest, d.LastSeen = 0, 0, 0, 0, [32]byte{}, 0
 	d.Stage, d.Tier, d.Findings, d.Pause, d.Manifest, d.Boot, d.Dropped = 0, 0, nil, nil, nil, nil, 0
@@ -326,8 +335,69 @@ func (v *Verifier) Revoke(now int64, id attest.UEID) error {
 	if err != nil {
 		return fmt.Errorf("cannot revoke device %s: %w", id, err)
 	}
+	if d.Enrolled == Retired {
+		return fmt.Errorf("cannot revoke device %s: %w: it is decommissioned", id, ErrState)
+	}
 	d.Enrolled, d.RevokedAt, d.Challenge, d.Secret = Revoked, now, nil, nil
 	return v.save(d)
+}
+
+// Decommission ends a device's enrolment for good: it was sold, given back or
+// destroyed. What it said is kept; nothing from it is taken any more.
+func (v *Verifier) Decommission(now int64, id attest.UEID, by string) error {
+	if by == "" || len(by) > 64 {
+		return fmt.Errorf("cannot decommission device %s: %w: say who does, in at most 64 bytes", id, ErrState)
+	}
+	return v.retire(now, id, by, nil)
+}
+
+func (v *Verifier) retire(now int64, id attest.UEID, by string, replacedBy *attest.UEID) error {
+	defer v.lock(id)()
+	d, err := v.store.Device(id)
+	if err != nil {
+		return fmt.Errorf("cannot decommission device %s: %w", id, err)
+	}
+	if d.Enrolled == Retired {
+		return fmt.Errorf("cannot decommission device %s: %w: it is decommissioned already", id, ErrState)
+	}
+	d.Enrolled, d.RetiredAt, d.RetiredBy, d.ReplacedBy, d.Challenge, d.Secret = Retired, now, by, replacedBy, nil, nil
+	return v.save(d)
+}
+
+// Replace approves a device in the place of another of the same vendor and model,
+// which is decommissioned: a machine with a new mainboard has another TPM and is
+// another device. It returns the message that tells the new one. An interrupted
+// replacement can be given again.
+func (v *Verifier) Replace(now int64, old, with attest.UEID, by string) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, fmt.Errorf("cannot replace device %s by %s: %w", old, with, err)
+	}
+	was, err := v.store.Device(old)
+	if err != nil {
+		return fail(err)
+	}
+	is, err := v.store.Device(with)
+	if err != nil {
+		return fail(err)
+	}
+	again := was.Enrolled == Retired && was.ReplacedBy != nil && *was.ReplacedBy == with
+	switch {
+	case old == with:
+		return fail(fmt.Errorf("%w: it is the same device", ErrState))
+	case was.Vendor != is.Vendor || was.Model != is.Model:
+		return fail(fmt.Errorf("%w: one is a %s %s, the other a %s %s", ErrState, was.Vendor, was.Model, is.Vendor, is.Model))
+	case was.Enrolled == Retired && !again:
+		return fail(fmt.Errorf("%w: it is decommissioned already", ErrState))
+	case is.Enrolled != Proved || by == "" || len(by) > 64:
+		// What approves it would refuse; nothing is to be decommissioned for that.
+		return fail(fmt.Errorf("%w: the enrolment of %s is %q, and somebody must approve it, in at most 64 bytes", ErrState, with, is.Enrolled))
+	}
+	if !again {
+		if err := v.retire(now, old, by, &with); err != nil {
+			return nil, err
+		}
+	}
+	return v.approve(now, with, by, &old)
 }
 
 // Challenge makes a signed challenge. Its answer, with a quote where there is a

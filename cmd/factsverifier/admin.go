@@ -25,6 +25,8 @@ import (
 //
 //	POST /admin/devices/{id}/approve    {"by": "name"}   204
 //	POST /admin/devices/{id}/revoke                      204
+//	POST /admin/devices/{id}/decommission    {"by": "name"}                  204
+//	POST /admin/devices/{id}/replace         {"by": "name", "with": "UEID"}  204
 //	POST /admin/devices/{id}/challenge                   202
 type admin struct {
 	verifier *verifier.Verifier
@@ -36,7 +38,7 @@ type admin struct {
 func (a *admin) handler(pages http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
-	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "challenge": a.challenge} {
+	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "decommission": a.decommission, "replace": a.replace, "challenge": a.challenge} {
 		mux.HandleFunc("POST /admin/devices/{id}/"+action, func(w http.ResponseWriter, r *http.Request) {
 			id, err := attest.ParseUEID(r.PathValue("id"))
 			status := http.StatusBadRequest
@@ -79,10 +81,49 @@ func (a *admin) approve(id attest.UEID, r *http.Request) (int, error) {
 	if err != nil {
 		return status(err), err
 	}
-	// A device that does not hear it asks again by itself.
+	a.tellApproved(id, data)
+	return http.StatusNoContent, nil
+}
+
+// tellApproved tells a device. One that does not hear it asks again by itself.
+func (a *admin) tellApproved(id attest.UEID, data []byte) {
 	if err := a.bus.Send(id, data, time.Now().Add(10*time.Minute)); err != nil {
 		a.log.Warn("cannot tell a device that it is approved", "device", id, "err", err)
 	}
+}
+
+func (a *admin) decommission(id attest.UEID, r *http.Request) (int, error) {
+	var body struct {
+		By string `json:"by"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1024)).Decode(&body); err != nil {
+		return http.StatusBadRequest, fmt.Errorf("cannot read who decommissions: %w", err)
+	}
+	if err := a.verifier.Decommission(time.Now().Unix(), id, body.By); err != nil {
+		return status(err), err
+	}
+	a.bus.Drop(id)
+	return http.StatusNoContent, nil
+}
+
+func (a *admin) replace(id attest.UEID, r *http.Request) (int, error) {
+	var body struct {
+		By   string `json:"by"`
+		With string `json:"with"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1024)).Decode(&body); err != nil {
+		return http.StatusBadRequest, fmt.Errorf("cannot read who replaces by what: %w", err)
+	}
+	with, err := attest.ParseUEID(body.With)
+	if err != nil {
+		return http.StatusBadRequest, err
+	}
+	data, err := a.verifier.Replace(time.Now().Unix(), id, with, body.By)
+	if err != nil {
+		return status(err), err
+	}
+	a.bus.Drop(id)
+	a.tellApproved(with, data)
 	return http.StatusNoContent, nil
 }
 
@@ -209,6 +250,63 @@ func newRevokeCommand() *cobra.Command {
 			return err
 		},
 	})
+}
+
+func newDecommissionCommand() *cobra.Command {
+	var p place
+	var by string
+	c := &cobra.Command{
+		Use:   "decommission DEVICE",
+		Short: "End a device's enrolment for good",
+		Long: `Ends the enrolment of a device that was sold, given back or destroyed. What it
+reported is kept; no request of it is taken any more, and it cannot be approved
+again. Erase its keys as well: docs/lifecycle.md says how. For a device that may
+come back, take factsverifier revoke.`,
+		Example: `  factsverifier decommission 0123456789abcdef0123456789abcdef --by "M. Muster"`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := device(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = p.ask(c.Context(), http.MethodPost, "/admin/devices/"+id+"/decommission", map[string]string{"by": by})
+			return err
+		},
+	}
+	c.Flags().StringVar(&by, "by", "", "`NAME` of who decommissions, kept with the device (required)")
+	cobra.CheckErr(c.MarkFlagRequired("by"))
+	return p.flags(c)
+}
+
+func newReplaceCommand() *cobra.Command {
+	var p place
+	var by string
+	c := &cobra.Command{
+		Use:   "replace OLD NEW",
+		Short: "Approve a device in the place of another",
+		Long: `Approves the device NEW and decommissions the device OLD, and keeps with each that
+NEW took the place of OLD. A machine whose mainboard was replaced has another TPM,
+so it asks to be enrolled as another device. Both must be of one vendor and model,
+and NEW must have proved that it holds its keys. What OLD reported is kept under its
+own name.`,
+		Example: `  factsverifier replace 0123456789abcdef0123456789abcdef fedcba9876543210fedcba9876543210 --by "M. Muster"`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			old, err := device(args[0])
+			if err != nil {
+				return err
+			}
+			with, err := device(args[1])
+			if err != nil {
+				return err
+			}
+			_, err = p.ask(c.Context(), http.MethodPost, "/admin/devices/"+old+"/replace", map[string]string{"by": by, "with": with})
+			return err
+		},
+	}
+	c.Flags().StringVar(&by, "by", "", "`NAME` of who approves, kept with both devices (required)")
+	cobra.CheckErr(c.MarkFlagRequired("by"))
+	return p.flags(c)
 }
 
 func newChallengeCommand() *cobra.Command {

@@ -30,12 +30,16 @@ type Device struct {
 	EKProblem  string    `json:"ek_problem,omitempty"` // why nothing proves that the TPM is a genuine one
 	Key        string    `json:"key"`                  // key id, hexadecimal
 	AK         string    `json:"ak,omitempty"`         // SHA-256 of the attestation key (TPMT_PUBLIC), hexadecimal; missing without a TPM
-	Enrolled   string    `json:"enrolled"`             // "asked", "waits for approval", "approved" or "revoked"
+	Enrolled   string    `json:"enrolled"`             // "asked", "waits for approval", "approved", "revoked" or "decommissioned"
 	AskedAt    int64     `json:"asked_at"`
 	ApprovedAt int64     `json:"approved_at"`
 	ApprovedBy string    `json:"approved_by"`
 	RevokedAt  int64     `json:"revoked_at"`
-	Sequence   uint64    `json:"sequence"` // of the newest report, 0 before the first
+	RetiredAt  int64     `json:"decommissioned_at"`
+	RetiredBy  string    `json:"decommissioned_by"`
+	ReplacedBy string    `json:"replaced_by,omitempty"` // UEID of the device that took its place
+	Replaces   string    `json:"replaces,omitempty"`    // UEID of the device whose place it took
+	Sequence   uint64    `json:"sequence"`              // of the newest report, 0 before the first
 	LastSeen   int64     `json:"last_seen"`
 	Stage      string    `json:"stage"`    // "unknown", "integration", "operating" or "paused"
 	Tier       string    `json:"tier"`     // "none", "affirming", "warning" or "contraindicated"
@@ -182,11 +186,17 @@ func newDevice(d *verifier.Device, now int64) Device {
 	v := Device{
 		ID: d.UEID.String(), Vendor: d.Vendor, Model: d.Model, Serial: d.Serial,
 		Protection: d.Protection.String(), EKProblem: d.EKProblem, Enrolled: d.Enrolled.String(),
-		AskedAt: d.AskedAt, ApprovedAt: d.ApprovedAt, ApprovedBy: d.ApprovedBy, RevokedAt: d.RevokedAt,
+		AskedAt: d.AskedAt, ApprovedAt: d.ApprovedAt, ApprovedBy: d.ApprovedBy, RevokedAt: d.RevokedAt, RetiredAt: d.RetiredAt, RetiredBy: d.RetiredBy,
 		Sequence: d.Sequence, LastSeen: d.LastSeen, Stage: d.Stage.String(), Tier: d.Tier.String(), Findings: newFindings(d.Findings),
 	}
 	if d.Key != nil {
 		v.Key = d.Key.ID().String()
+	}
+	if d.ReplacedBy != nil {
+		v.ReplacedBy = d.ReplacedBy.String()
+	}
+	if d.Replaces != nil {
+		v.Replaces = d.Replaces.String()
 	}
 	if d.Identity != nil {
 		sum := sha256.Sum256(d.Identity.AK)

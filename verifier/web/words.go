@@ -38,8 +38,8 @@ func (d *Device) Name() string {
 // State returns where the device stands in its life, in words.
 func (d *Device) State() string {
 	switch {
-	case d.Enrolled == verifier.Revoked.String():
-		return "revoked"
+	case d.Enrolled == verifier.Revoked.String() || d.Enrolled == verifier.Retired.String():
+		return d.Enrolled
 	case d.Enrolled == verifier.Asked.String():
 		return "asked to be enrolled, its TPM has still to answer"
 	case d.Enrolled == verifier.Proved.String():
