@@ -150,23 +150,33 @@ read it before anybody enforces it.`,
 }
 
 func newTalkCheckCommand() *cobra.Command {
-	var mud string
+	var mud, mine, same, local string
+	var controllers, manufacturers []string
 	var from seen
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "check --pcap FILE | --record FILE --mud FILE",
 		Short: "Compare the connections that were begun with a MUD file",
 		Long: `Compares the connections that the device began in the capture or record with a MUD file
-(RFC 8520). Entries by name, network or local networks are understood; what matches
-by anything else is shown as not appraised and allows nothing. Connections from
-outside are not compared. The signature of the MUD file is not verified. It ends with
-exit code 1 when a connection is not declared.`,
-		Example: `  factsctl talk check --pcap device.pcap --mud device.json`,
-		Args:    cobra.NoArgs,
+(RFC 8520). Entries by name, network and groups are understood, with ranges of ports.
+Whom a group stands for the file does not say: you do, by names, addresses and networks
+with commas between. What matches by anything else, or by a group that nobody explained,
+is shown as not appraised and allows nothing. Connections from outside are not
+compared. The signature of the MUD file is not verified. It ends with exit code 1 when a
+connection is not declared.`,
+		Example: `  factsctl talk check --pcap device.pcap --mud device.json
+  factsctl talk check --record talk.record --mud device.json --controller urn:ietf:params:mud:dns=10.0.0.1 \
+    --my-controller broker.hospital.example --manufacturer maker.example=cloud.maker.example,203.0.113.0/24`,
+		Args: cobra.NoArgs,
 	}
 	from.flags(c)
 	f := c.Flags()
 	f.StringVar(&mud, "mud", "", "MUD `file`")
+	f.StringArrayVar(&controllers, "controller", nil, "who a controller is, as `uri=machines`; may be given several times")
+	f.StringVar(&mine, "my-controller", "", "`machines` that control devices of this kind")
+	f.StringArrayVar(&manufacturers, "manufacturer", nil, "machines of a manufacturer, as `name=machines` with the host of its MUD files; may be given several times")
+	f.StringVar(&same, "same-manufacturer", "", "`machines` of this device's manufacturer (default those of --manufacturer with the host of the MUD file)")
+	f.StringVar(&local, "local-networks", "", "`networks` that are local (default private addresses)")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	required(c, "mud")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -178,7 +188,11 @@ exit code 1 when a connection is not declared.`,
 		if err != nil {
 			return err
 		}
-		v, err := review.CheckMUD(record, data)
+		m, err := meaning(controllers, manufacturers, mine, same, local)
+		if err != nil {
+			return err
+		}
+		v, err := review.CheckMUD(record, data, m)
 		if err != nil {
 			return fail(exitUsage, "give a MUD file in JSON, RFC 8520", "%s: %w", mud, err)
 		}
@@ -203,6 +217,44 @@ exit code 1 when a connection is not declared.`,
 		return err
 	}
 	return c
+}
+
+// meaning reads the flags that say whom groups of a MUD file stand for.
+func meaning(controllers, manufacturers []string, mine, same, local string) (m review.Meaning, err error) {
+	for _, g := range []struct {
+		flag, text string
+		into       *review.Machines
+	}{{"my-controller", mine, &m.MyController}, {"same-manufacturer", same, &m.SameManufacturer}, {"local-networks", local, &m.Local}} {
+		if g.text == "" {
+			continue
+		}
+		if *g.into, err = review.ReadMachines(g.text); err != nil {
+			return m, fail(exitUsage, "give names, addresses or networks with commas between", "--%s: %w", g.flag, err)
+		}
+	}
+	m.Controllers, m.Manufacturers = map[string]review.Machines{}, map[string]review.Machines{}
+	for _, g := range []struct {
+		flag  string
+		texts []string
+		into  map[string]review.Machines
+	}{{"controller", controllers, m.Controllers}, {"manufacturer", manufacturers, m.Manufacturers}} {
+		for _, text := range g.texts {
+			at := strings.LastIndexByte(text, '=') // a URI may have one as well
+			if at < 1 {
+				return m, fail(exitUsage, "give --"+g.flag+" NAME=MACHINES", "--%s: %q names nobody", g.flag, text)
+			}
+			name := text[:at]
+			if g.flag == "manufacturer" {
+				name = strings.ToLower(name)
+			}
+			machines, err := review.ReadMachines(text[at+1:])
+			if err != nil {
+				return m, fail(exitUsage, "give names, addresses or networks with commas between", "--%s: %w", g.flag, err)
+			}
+			g.into[name] = append(g.into[name], machines...)
+		}
+	}
+	return m, nil
 }
 
 func (s *seen) read(c *cobra.Command) (*talk.Record, error) {

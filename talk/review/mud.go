@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,23 +71,49 @@ type mudIP struct {
 
 type mudPort struct {
 	Initiated string    `json:"ietf-mud:direction-initiated,omitempty"`
-	Src       *mudEqual `json:"source-port,omitempty"`
-	Dst       *mudEqual `json:"destination-port,omitempty"`
+	Src       *mudRange `json:"source-port,omitempty"`
+	Dst       *mudRange `json:"destination-port,omitempty"`
 }
 
-type mudEqual struct {
-	Operator string `json:"operator"`
-	Port     uint16 `json:"port"`
+// A mudRange is one port with an operator, or a range (RFC 8519, section 4.2,
+// port-range-or-operator).
+type mudRange struct {
+	Operator string  `json:"operator,omitempty"` // eq unless given
+	Port     *uint16 `json:"port,omitempty"`
+	Lower    *uint16 `json:"lower-port,omitempty"`
+	Upper    *uint16 `json:"upper-port,omitempty"`
+}
+
+// has returns what tells whether a port is meant, or false where the range says
+// nothing, or two things.
+func (r *mudRange) has() (func(uint16) bool, bool) {
+	switch {
+	case r.Port == nil && r.Operator == "" && r.Lower != nil && r.Upper != nil && *r.Lower <= *r.Upper:
+		return func(p uint16) bool { return *r.Lower <= p && p <= *r.Upper }, true
+	case r.Port == nil || r.Lower != nil || r.Upper != nil:
+		return nil, false
+	}
+	switch r.Operator {
+	case "", "eq":
+		return func(p uint16) bool { return p == *r.Port }, true
+	case "neq":
+		return func(p uint16) bool { return p != *r.Port }, true
+	case "lte":
+		return func(p uint16) bool { return p <= *r.Port }, true
+	case "gte":
+		return func(p uint16) bool { return p >= *r.Port }, true
+	}
+	return nil, false
 }
 
 // MUD writes the connections that the device began as a MUD file: what it was
 // seen to need. Whoever publishes it answers for it. last is Unix seconds.
-func MUD(r *talk.Record, url string, last int64) ([]byte, error) {
-	if !strings.HasPrefix(url, "https://") {
-		return nil, fmt.Errorf("cannot write MUD file: %.80q is no https address", url)
+func MUD(r *talk.Record, address string, last int64) ([]byte, error) {
+	if !strings.HasPrefix(address, "https://") {
+		return nil, fmt.Errorf("cannot write MUD file: %.80q is no https address", address)
 	}
 	var f mudFile
-	f.MUD.Version, f.MUD.URL, f.MUD.Updated, f.MUD.Cache, f.MUD.Supported = 1, url, time.Unix(last, 0).UTC().Format(time.RFC3339), 48, true
+	f.MUD.Version, f.MUD.URL, f.MUD.Updated, f.MUD.Cache, f.MUD.Supported = 1, address, time.Unix(last, 0).UTC().Format(time.RFC3339), 48, true
 	acl := map[string]*mudACL{}
 	for _, way := range []string{"from", "to"} {
 		for _, v := range []string{"ipv4", "ipv6"} {
@@ -116,7 +144,7 @@ func MUD(r *talk.Record, url string, last int64) ([]byte, error) {
 		for _, way := range []string{"from", "to"} {
 			ip := mudIP{Protocol: p.Protocol}
 			port := mudPort{}
-			eq := &mudEqual{"eq", p.Port}
+			eq := &mudRange{Operator: "eq", Port: &p.Port}
 			out := way == "from"
 			switch {
 			case p.Name != "" && out:
@@ -175,15 +203,15 @@ func MUD(r *talk.Record, url string, last int64) ([]byte, error) {
 // A Verdict is what a MUD file says of the connections that the device began.
 type Verdict struct {
 	Undeclared []string `json:"undeclared"`    // no entry allows them
-	Undecided  []string `json:"not_appraised"` // entries that could allow something match by what is not read here
+	Undecided  []string `json:"not_appraised"` // entries that could allow something, and why that cannot be told
 	Unused     []string `json:"not_seen"`      // entries that nothing used
 }
 
-// CheckMUD compares a record with a MUD file. Entries by name, by network and by
-// local-networks, with protocol and one destination port, are read; a matching by
-// anything else, as controller or manufacturer, is listed as not appraised and
-// allows nothing.
-func CheckMUD(r *talk.Record, data []byte) (*Verdict, error) {
+// CheckMUD compares a record with a MUD file. Entries are read by name, by
+// network, by the groups that m gives a meaning to, with protocol and destination
+// ports. What matches by anything else, or by a group that nobody explained, is
+// listed as not appraised and allows nothing.
+func CheckMUD(r *talk.Record, data []byte, m Meaning) (*Verdict, error) {
 	var f mudFile
 	if len(data) > MaxMUD {
 		return nil, fmt.Errorf("cannot read MUD file: more than %d bytes", MaxMUD)
@@ -194,6 +222,9 @@ func CheckMUD(r *talk.Record, data []byte) (*Verdict, error) {
 	if f.MUD.Version != 1 {
 		return nil, fmt.Errorf("cannot read MUD file: mud-version %d, this program reads 1", f.MUD.Version)
 	}
+	if m.SameManufacturer == nil {
+		m.SameManufacturer = m.Manufacturers[authority(f.MUD.URL)]
+	}
 	v := &Verdict{Undeclared: []string{}, Undecided: []string{}, Unused: []string{}}
 	allowed := make([]bool, len(r.Peers))
 	for _, list := range f.MUD.From.Lists.List {
@@ -202,9 +233,9 @@ func CheckMUD(r *talk.Record, data []byte) (*Verdict, error) {
 				continue
 			}
 			for _, ace := range acl.ACEs.ACE {
-				match, ok := ace.read()
-				if !ok {
-					v.Undecided = append(v.Undecided, plain(ace.Name))
+				match, why := ace.read(m)
+				if why != "" {
+					v.Undecided = append(v.Undecided, plain(ace.Name+": "+why))
 					continue
 				}
 				used := false
@@ -233,6 +264,16 @@ func CheckMUD(r *talk.Record, data []byte) (*Verdict, error) {
 	return v, nil
 }
 
+// authority returns the host of a MUD URL, which is the manufacturer's name (RFC
+// 8520, section 8, manufacturer).
+func authority(mudURL string) string {
+	u, err := url.Parse(mudURL)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
+}
+
 // strict reads JSON into v and refuses what v has no place for: what is not
 // understood must not be passed over, it narrows an entry.
 func strict(raw json.RawMessage, v any) bool {
@@ -241,52 +282,92 @@ func strict(raw json.RawMessage, v any) bool {
 	return d.Decode(v) == nil
 }
 
-// read returns what an entry allows, or false where it cannot be told.
-func (a mudACE) read() (func(*talk.Peer) bool, bool) {
+// A test tells whether a peer is meant.
+type test func(*talk.Peer) bool
+
+// read returns what an entry allows, or why it cannot be told.
+func (a mudACE) read(m Meaning) (match test, why string) {
 	if a.Actions.Forwarding != "accept" {
-		return nil, false
+		return nil, "it does not accept"
 	}
-	var ip mudIP
-	var port mudPort
-	family, transport, local := 0, uint8(0), false
+	var tests []test // all of them have to hold
+	narrow := false  // one of them names machines
 	for k, raw := range a.Matches {
+		var more []test
+		var names bool
 		switch k {
 		case "ipv4", "ipv6":
-			if family = int(k[3] - '0'); !strict(raw, &ip) {
-				return nil, false
-			}
+			more, names, why = readIP(raw, k == "ipv6")
 		case "tcp", "udp":
-			if transport = talk.TCP; k == "udp" {
-				transport = talk.UDP
-			}
-			if !strict(raw, &port) {
-				return nil, false
-			}
+			more, why = readPorts(raw, k == "udp")
 		case "ietf-mud:mud":
-			var m struct {
-				Local []any `json:"local-networks"`
-			}
-			if !strict(raw, &m) || m.Local == nil {
-				return nil, false
-			}
-			local = true
+			more, why = m.read(raw)
+			names = true
 		default:
-			return nil, false
+			why = "it matches by " + k
 		}
+		if why != "" {
+			return nil, why
+		}
+		tests, narrow = append(tests, more...), narrow || names
 	}
-	network := ip.Dst4 + ip.Dst6
-	prefix, err := netip.ParsePrefix(network)
-	if network != "" && err != nil || ip.SrcName+ip.Src4+ip.Src6 != "" || port.Src != nil || port.Dst != nil && port.Dst.Operator != "eq" || port.Initiated == "to-device" {
-		return nil, false
-	}
-	if !local && network == "" && ip.DstName == "" {
-		return nil, false // it allows everything, which is no declaration
+	if !narrow {
+		return nil, "it allows everything, which is no declaration"
 	}
 	return func(p *talk.Peer) bool {
-		addr := p.Address.Addr()
-		return (family == 0 || (family == 6) == addr.Is6()) &&
-			(ip.Protocol == 0 || ip.Protocol == p.Protocol) && (transport == 0 || transport == p.Protocol) &&
-			(port.Dst == nil || port.Dst.Port == p.Port) && (!local || talk.Private(addr)) &&
-			(network == "" || prefix.Contains(addr)) && (ip.DstName == "" || strings.EqualFold(strings.TrimSuffix(ip.DstName, "."), p.Name))
-	}, true
+		return !slices.ContainsFunc(tests, func(t test) bool { return !t(p) })
+	}, ""
+}
+
+func readIP(raw json.RawMessage, six bool) (tests []test, names bool, why string) {
+	var ip mudIP
+	if !strict(raw, &ip) {
+		return nil, false, "it matches by a part of the IP header that is not read"
+	}
+	if ip.SrcName+ip.Src4+ip.Src6 != "" {
+		return nil, false, "it matches by the source of what the device sends"
+	}
+	tests = append(tests, func(p *talk.Peer) bool { return p.Address.Addr().Is6() == six })
+	if ip.Protocol != 0 {
+		tests = append(tests, func(p *talk.Peer) bool { return p.Protocol == ip.Protocol })
+	}
+	if ip.DstName != "" {
+		tests = append(tests, Machines{{name: hostOf(ip.DstName)}}.has)
+	}
+	for _, network := range []string{ip.Dst4, ip.Dst6} {
+		if network == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(network)
+		if err != nil {
+			return nil, false, "its network is none"
+		}
+		tests = append(tests, Machines{{network: prefix}}.has)
+	}
+	return tests, ip.DstName+ip.Dst4+ip.Dst6 != "", ""
+}
+
+func readPorts(raw json.RawMessage, udp bool) (tests []test, why string) {
+	var port mudPort
+	protocol := uint8(talk.TCP)
+	if udp {
+		protocol = talk.UDP
+	}
+	switch {
+	case !strict(raw, &port):
+		return nil, "it matches by a part of the TCP or UDP header that is not read"
+	case port.Src != nil:
+		return nil, "it matches by a port of the device"
+	case port.Initiated == "to-device":
+		return nil, "it is about connections to the device"
+	}
+	tests = append(tests, func(p *talk.Peer) bool { return p.Protocol == protocol })
+	if port.Dst != nil {
+		has, ok := port.Dst.has()
+		if !ok {
+			return nil, "its destination port is neither a port nor a range"
+		}
+		tests = append(tests, func(p *talk.Peer) bool { return has(p.Port) })
+	}
+	return tests, ""
 }
