@@ -28,6 +28,8 @@ want socat command -v socat
 want bzip2 command -v bzip2
 want xz-utils command -v xz
 want xxd command -v xxd
+want osslsigncode command -v osslsigncode
+want systemd test -x /usr/lib/systemd/systemd-measure # in newer releases systemd-ukify
 want iproute2 command -v ip
 want util-linux command -v nsenter # and unshare
 want strace command -v strace

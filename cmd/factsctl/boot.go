@@ -28,7 +28,7 @@ the firmware, systemd's log, IMA list, kernel command line.
 
 References by events survive updates: each version of a part that is replaced as a
 whole is a reference, and both slots of an A/B pair are.`,
-		newBootRecordCommand(), newBootDiffCommand())
+		newBootRecordCommand(), newBootPredictCommand(), newBootDiffCommand())
 }
 
 // bootFiles are where the logs of a boot are read. What was not named and is not

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/image/imagetest"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 			return vectorRoot(filepath.Join(env.WorkDir, "vector-root.pub"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "fill": fill, "flip": flip, "replace": replace, "json": validJSON,
+			"exits": exits, "fill": fill, "flip": flip, "replace": replace, "json": validJSON, "uki": uki,
 		},
 	})
 }
@@ -86,6 +87,14 @@ func fill(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), make([]byte, n), 0o644))
+}
+
+// uki OUT VERSION CMDLINE: makes a unified kernel image, and its kernel.efi.
+func uki(ts *testscript.TestScript, _ bool, args []string) {
+	kernel := imagetest.Kernel("kernel")
+	ts.Check(os.WriteFile(ts.MkAbs("kernel.efi"), kernel, 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), imagetest.UKI(args[1], imagetest.Section{Name: ".linux", Data: kernel},
+		imagetest.Section{Name: ".cmdline", Data: []byte(args[2])}, imagetest.Section{Name: ".initrd", Data: []byte("initial RAM disk")}), 0o644))
 }
 
 // flip IN OUT: changes one bit in the middle.
