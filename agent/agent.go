@@ -143,9 +143,10 @@ type Agent struct {
 	alarms      []time.Time
 	unalarmed   uint64 // crossings since the last report that made no alarm
 	history     *history
-	crossed     facts.Key // the fact of the newest alarm; 0 without one
-	putOff      int64     // when the newest deferral that was reported began; ms since boot
-	effects     int       // observed effects that were reported
+	crossed     facts.Key             // the fact of the newest alarm; 0 without one
+	maintenance *failsafe.Maintenance // as the last round saw it
+	putOff      int64                 // when the newest deferral that was reported began; ms since boot
+	effects     int                   // observed effects that were reported
 	inbox       chan []byte
 	wake        chan struct{}
 	hurry       hurry
@@ -294,7 +295,8 @@ func (a *Agent) round(now time.Time) error {
 // judge compares a snapshot with the reference and does what follows.
 func (a *Agent) judge(now time.Time, snapshot facts.Snapshot) {
 	a.snapshot = snapshot
-	in := appraise.Input{Latch: a.link.latch(now), Reference: a.ref != nil}
+	in := appraise.Input{Reference: a.ref != nil}
+	in.Latch, a.maintenance = a.link.latch(now)
 	a.results, a.latch = nil, in.Latch
 	var extreme appraise.Result
 	if a.ref != nil {

@@ -370,6 +370,58 @@ func TestDeferredPauseIsTold(t *testing.T) {
 	}
 }
 
+// In maintenance an extreme alarms and asks for no pause; after it the comparison
+// begins anew.
+func TestMaintenance(t *testing.T) {
+	b := newBench(t, nil)
+	say := func(s failsafe.Status) {
+		b.enforcer.mu.Lock()
+		b.enforcer.status = s
+		b.enforcer.mu.Unlock()
+	}
+	b.round()
+	b.round()
+	b.stage(reference.StageOperating)
+	say(failsafe.Status{Latch: appraise.LatchMaintenance, Maintenance: &failsafe.Maintenance{Began: 2000, Until: 7_202_000}})
+	b.round()
+	b.stage(reference.StageMaintenance)
+	b.fast.set(1000, facts.IntValue(620))
+	for range 5 {
+		b.round()
+		b.stage(reference.StageMaintenance)
+	}
+	if len(b.enforcer.requests) != 0 {
+		t.Errorf("asked for a pause: %+v", b.enforcer.requests)
+	}
+	alarms := 0
+	for _, r := range b.reports() {
+		if (r.Body.Stage == reference.StageMaintenance) != (r.Body.Maintain != nil) {
+			t.Errorf("stage %s with %+v", r.Body.Stage, r.Body.Maintain)
+		}
+		if r.Body.Kind == attest.KindAlarm && r.Body.Maintain.Until == 7_202_000 && r.Body.History != nil {
+			alarms++
+		}
+	}
+	if alarms != 1 {
+		t.Errorf("%d alarms of one crossing", alarms)
+	}
+	// Its end: the crossing begins anew too.
+	say(failsafe.Status{Latch: appraise.LatchClear})
+	b.round()
+	b.stage(reference.StageIntegration)
+	for range 4 {
+		b.round()
+	}
+	b.stage(reference.StagePaused)
+	if len(b.enforcer.requests) == 0 || b.enforcer.requests[0].Lasted != 3000 {
+		t.Errorf("requests %+v", b.enforcer.requests)
+	}
+	// What the enforcer says of maintenance without saying until when is not known.
+	say(failsafe.Status{Latch: appraise.LatchMaintenance})
+	b.round()
+	b.stage(reference.StagePaused)
+}
+
 func TestNeverOperating(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -8,6 +8,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/agent/failsafe"
 	"github.com/miotfacts/miotfacts/appraise"
+	"github.com/miotfacts/miotfacts/reference"
 )
 
 // A link talks to the enforcer, so that the sampling loop never waits for it.
@@ -62,9 +63,13 @@ func (l *link) ask(ctx context.Context) {
 		status, err = l.enforcer.Pause(ctx, *request)
 	case document != nil:
 		if status, err = l.enforcer.Resume(ctx, document); err != nil {
-			l.log.Warn("resume refused", "err", err)
+			order := reference.Resume // whatever cannot be read wants to be one
+			if k := reference.UnverifiedKind(document); k != 0 {
+				order = k
+			}
+			l.log.Warn("order refused", "kind", order, "err", err)
 			l.mu.Lock()
-			l.refused = append(l.refused, "resume refused: "+err.Error())
+			l.refused = append(l.refused, order.String()+" refused: "+err.Error())
 			l.mu.Unlock()
 			status, err = l.enforcer.Alive(ctx)
 		}
@@ -126,14 +131,15 @@ func (l *link) hand(document []byte) {
 	notify(l.wanted)
 }
 
-// latch returns what the enforcer said last, Unknown when that is too long ago.
-func (l *link) latch(now time.Time) appraise.Latch {
+// latch returns what the enforcer said last, Unknown when that is too long ago,
+// and with LatchMaintenance how long it lasts.
+func (l *link) latch(now time.Time) (appraise.Latch, *failsafe.Maintenance) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.at.IsZero() || now.Sub(l.at) > enforcerFresh {
-		return appraise.LatchUnknown
+	if l.at.IsZero() || now.Sub(l.at) > enforcerFresh || (l.status.Latch == appraise.LatchMaintenance) != (l.status.Maintenance != nil) {
+		return appraise.LatchUnknown, nil
 	}
-	return l.status.Latch
+	return l.status.Latch, l.status.Maintenance
 }
 
 // putOff reports whether the present pause is being put off.

@@ -200,6 +200,9 @@ func (a *Agent) build(kind attest.Kind, nonce []byte, status failsafe.Status) *a
 			b.Deferral = &attest.Deferral{Began: d.Began, Until: d.Until, Ended: d.Ended, Why: attest.Ended(d.Why)}
 		}
 	}
+	if m := a.maintenance; m != nil && b.Stage == reference.StageMaintenance {
+		b.Maintain = &attest.Maintenance{Began: m.Began, Until: m.Until}
+	}
 	if whole {
 		b.Inventory = a.inventory()
 	}

@@ -20,6 +20,7 @@ type world struct {
 	// The enforcer. Its latch is on disk: it survives that the process is down.
 	up       bool
 	latched  bool
+	mending  bool // maintenance: in memory only
 	accepted int8 // resumes accepted for the present pause; 0 or 1
 	pauses   int8 // pauses that began, up to 2
 	resumes  int8 // resumes accepted, up to 2
@@ -49,10 +50,7 @@ func events() []event {
 			if !w.up || w.reply != appraise.LatchUnknown {
 				return w, false
 			}
-			w.reply = appraise.LatchClear
-			if w.latched {
-				w.reply = appraise.LatchPaused
-			}
+			w.reply = w.says()
 			return w, true
 		}},
 		{"the answer arrives", func(w world) (world, bool) {
@@ -63,7 +61,7 @@ func events() []event {
 			return w, true
 		}},
 		{"the measuring process is silent for too long", func(w world) (world, bool) {
-			if !w.up || w.latched || w.enforce != reference.Pause {
+			if !w.up || w.latched || w.mending || w.enforce != reference.Pause {
 				return w, false
 			}
 			w.latched, w.accepted, w.ran = true, 0, false
@@ -71,7 +69,19 @@ func events() []event {
 			return w, true
 		}},
 		{"the enforcer is silent for too long", func(w world) (world, bool) { w.view = appraise.LatchUnknown; return w, true }},
-		{"the enforcer is killed", func(w world) (world, bool) { was := w.up; w.up, w.reply = false, appraise.LatchUnknown; return w, was }},
+		{"the enforcer is killed", func(w world) (world, bool) {
+			was := w.up
+			w.up, w.mending, w.reply = false, false, appraise.LatchUnknown
+			return w, was
+		}},
+		{"operators begin maintenance", func(w world) (world, bool) {
+			if !w.up || w.latched || w.mending {
+				return w, false
+			}
+			w.mending, w.ran = true, false
+			return w, true
+		}},
+		{"maintenance ends", func(w world) (world, bool) { was := w.mending; w.mending, w.ran = false, false; return w, was }},
 		{"the enforcer starts", func(w world) (world, bool) { was := w.up; w.up = true; return w, !was }},
 		{"the measuring process starts anew", func(w world) (world, bool) {
 			w.state, w.view, w.reply, w.asked, w.alarmed, w.ran = appraise.State{}, appraise.LatchUnknown, appraise.LatchUnknown, false, false, false
@@ -80,6 +90,10 @@ func events() []event {
 		{"the request reaches the enforcer", func(w world) (world, bool) {
 			if !w.asked || !w.up || w.reply != appraise.LatchUnknown {
 				return w, false
+			}
+			if w.mending {
+				w.reply = w.says() // refused: it is asked for again
+				return w, true
 			}
 			w.asked = false
 			if !w.latched {
@@ -106,6 +120,17 @@ func events() []event {
 		out = append(out, event{"integration " + o.String(), func(w world) (world, bool) { was := w.integration; w.integration = o; return w, was != o }})
 	}
 	return out
+}
+
+// says returns what the enforcer answers.
+func (w world) says() appraise.Latch {
+	switch {
+	case w.latched:
+		return appraise.LatchPaused
+	case w.mending:
+		return appraise.LatchMaintenance
+	}
+	return appraise.LatchClear
 }
 
 func step(w world) world {
@@ -179,6 +204,8 @@ func check(t *testing.T, w, next world, name string) {
 			fail("it began to operate without having passed integration")
 		case w.state.Stage == reference.StagePaused:
 			fail("it went from paused to operating")
+		case w.state.Stage == reference.StageMaintenance:
+			fail("it went from maintenance to operating")
 		}
 	}
 	switch {
@@ -192,6 +219,14 @@ func check(t *testing.T, w, next world, name string) {
 		fail("the latch was set by nobody")
 	case next.accepted > 1:
 		fail("one pause was resumed twice")
+	case next.latched && next.mending:
+		fail("paused and in maintenance")
+	case !w.latched && next.latched && w.mending:
+		fail("a pause began in maintenance")
+	case name == "step" && next.state.Stage == reference.StageMaintenance && next.view != appraise.LatchMaintenance:
+		fail("maintenance that the enforcer does not speak of")
+	case name == "step" && next.state.Stage == reference.StageMaintenance && next.reference && next.extreme && next.enforce >= reference.Alarm && !next.state.Alarmed:
+		fail("an extreme in maintenance had no alarm")
 	case next.latched && next.enforce != reference.Pause:
 		fail("a pause although the manifest does not want pauses")
 	case next.state.Stage == reference.StagePaused && !next.state.Latched && name == "step" && !next.asked:
@@ -200,7 +235,7 @@ func check(t *testing.T, w, next world, name string) {
 }
 
 // mustRecover holds that from every state the device can be brought back into
-// operation: the extreme is over, a valid manifest is there, both processes run,
+// operation: maintenance and the extreme are over, a valid manifest is there, both processes run,
 // the operator resumes whatever is latched.
 func mustRecover(t *testing.T, w world) {
 	t.Helper()
@@ -212,7 +247,7 @@ func mustRecover(t *testing.T, w world) {
 	}
 	for range 8 {
 		for _, name := range []string{"the answer arrives", "the request reaches the enforcer", "the answer arrives", "step", "the enforcer answers", "the answer arrives", "step",
-			"an operator resumes", "the enforcer answers", "the answer arrives", "step"} {
+			"an operator resumes", "maintenance ends", "the enforcer answers", "the answer arrives", "step"} {
 			if next, possible := all[name](w); possible {
 				w = next
 			}

@@ -11,9 +11,12 @@ const (
 	LatchUnknown Latch = iota
 	LatchClear
 	LatchPaused
+	LatchMaintenance // clear, and the enforcer takes no pause for a while
 )
 
-func (l Latch) String() string { return [...]string{"unknown", "clear", "paused"}[min(l, 2)] }
+func (l Latch) String() string {
+	return [...]string{"unknown", "clear", "paused", "maintenance"}[min(l, 3)]
+}
 
 // A State is where the stage machine stands. The zero State is that of power on.
 type State struct {
@@ -46,6 +49,8 @@ type Effects struct {
 //	operating -> integration   when the reference is no longer valid or the latch unknown
 //	any -> paused              when an extreme is crossed and enforce is pause, or the latch is paused
 //	paused -> integration      when the latch was confirmed and then cleared, which only a resume does
+//	any -> maintenance         when the enforcer says so, but for a paused stage
+//	maintenance -> integration when the enforcer no longer says so
 func Step(s State, in Input) (State, Effects) {
 	next, e := s, Effects{}
 	pause := in.Reference && in.Extreme && in.Enforce == reference.Pause
@@ -60,6 +65,11 @@ func Step(s State, in Input) (State, Effects) {
 		// The pause holds whatever the enforcer does not say.
 	case s.Stage == reference.StagePaused:
 		// Resumed. An extreme that is still crossed shows in the new comparison.
+		next.Stage, e.Restart = reference.StageIntegration, true
+	case in.Latch == LatchMaintenance:
+		next.Stage = reference.StageMaintenance
+	case s.Stage == reference.StageMaintenance:
+		// What was seen while somebody worked on the device says nothing about now.
 		next.Stage, e.Restart = reference.StageIntegration, true
 	case pause:
 		next.Stage, next.Latched = reference.StagePaused, false

@@ -12,7 +12,7 @@ func inputs() []appraise.Input {
 	var all []appraise.Input
 	for _, ref := range []bool{false, true} {
 		for _, enforce := range []reference.Enforce{0, reference.Observe, reference.Alarm, reference.Pause} {
-			for latch := appraise.LatchUnknown; latch <= appraise.LatchPaused; latch++ {
+			for latch := appraise.LatchUnknown; latch <= appraise.LatchMaintenance; latch++ {
 				for integration := appraise.Undecided; integration <= appraise.Failed; integration++ {
 					for _, extreme := range []bool{false, true} {
 						all = append(all, appraise.Input{Reference: ref, Enforce: enforce, Latch: latch, Integration: integration, Extreme: extreme})
@@ -47,7 +47,7 @@ func TestStepProperties(t *testing.T) {
 				fail("operating beyond an extreme")
 			case in.Latch == appraise.LatchPaused && next.Stage != reference.StagePaused:
 				fail("the latch is paused")
-			case s.Stage == reference.StagePaused && next.Stage != reference.StagePaused && !(s.Latched && in.Latch == appraise.LatchClear):
+			case s.Stage == reference.StagePaused && next.Stage != reference.StagePaused && !(s.Latched && (in.Latch == appraise.LatchClear || in.Latch == appraise.LatchMaintenance)):
 				fail("a pause ended without a confirmed latch that was cleared")
 			case s.Stage == reference.StagePaused && next.Stage == reference.StageOperating:
 				fail("a pause ended without integration")
@@ -57,6 +57,8 @@ func TestStepProperties(t *testing.T) {
 				fail("a pause that nobody was asked to enforce")
 			case e.RequestPause && next.Stage != reference.StagePaused:
 				fail("asked for a pause without pausing")
+			case next.Latched && !s.Latched && in.Latch != appraise.LatchPaused:
+				fail("a pause that the enforcer has not confirmed counts as confirmed")
 			case e.Report != (next.Stage != s.Stage):
 				fail("stage change and report differ")
 			case next.Latched && next.Stage != reference.StagePaused:
@@ -64,8 +66,18 @@ func TestStepProperties(t *testing.T) {
 			case next.Stage == reference.StagePaused && s.Stage != reference.StagePaused && in.Latch != appraise.LatchPaused &&
 				!(in.Reference && in.Extreme && in.Enforce == reference.Pause):
 				fail("a pause that neither the latch nor an extreme asks for")
-			case e.Restart != (s.Stage == reference.StagePaused && next.Stage != reference.StagePaused):
-				fail("the comparison begins anew after a pause, and only then")
+			case s.Stage == reference.StagePaused && next.Stage != reference.StagePaused && next.Stage != reference.StageIntegration:
+				fail("a pause ended without integration")
+			case (next.Stage == reference.StageMaintenance) != (in.Latch == appraise.LatchMaintenance && s.Stage != reference.StagePaused):
+				fail("maintenance is what the enforcer says, but for a pause")
+			case s.Stage == reference.StageMaintenance && next.Stage == reference.StageOperating:
+				fail("maintenance ended without integration")
+			case next.Stage == reference.StageMaintenance && e.RequestPause:
+				fail("a pause was asked for in maintenance")
+			case next.Stage == reference.StageMaintenance && in.Reference && in.Extreme && in.Enforce >= reference.Alarm && !s.Alarmed && !e.Alarm:
+				fail("an extreme in maintenance without its alarm")
+			case e.Restart != (s.Stage == reference.StagePaused && next.Stage != reference.StagePaused || s.Stage == reference.StageMaintenance && next.Stage == reference.StageIntegration):
+				fail("the comparison begins anew after a pause and after maintenance, and only then")
 			case e.Alarm && in.Enforce < reference.Alarm && !(next.Stage == reference.StagePaused && s.Stage != reference.StagePaused):
 				fail("an alarm although the manifest only observes")
 			}
@@ -90,7 +102,7 @@ func TestStepProperties(t *testing.T) {
 		}
 	}
 	t.Logf("%d states, %d transitions", len(seen), transitions)
-	if len(seen) < 6 {
+	if len(seen) < 8 {
 		t.Errorf("only %d states were reached", len(seen))
 	}
 }

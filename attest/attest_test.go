@@ -229,6 +229,34 @@ func TestDeferralVector(t *testing.T) {
 	golden(t, "deferral.diag", []byte(diag+"\n"))
 }
 
+// mended returns a report in maintenance, as changed.
+func mended(change func(*attest.Maintenance)) func(*attest.Report) {
+	return func(r *attest.Report) {
+		r.Body.Stage, r.Body.Pause, r.Body.Maintain = reference.StageMaintenance, nil, &attest.Maintenance{Began: 3500, Until: 7_203_500}
+		change(r.Body.Maintain)
+	}
+}
+
+// TestMaintenanceVector holds the bytes of a report in maintenance.
+func TestMaintenanceVector(t *testing.T) {
+	r := example(t)
+	mended(func(*attest.Maintenance) {})(r)
+	data := seal(t, r)
+	u, err := attest.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := u.Unverified().Body; b.Stage != reference.StageMaintenance || *b.Maintain != *r.Body.Maintain {
+		t.Errorf("it came as %s, %+v", b.Stage, b.Maintain)
+	}
+	diag, err := cbor.Diagnose(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "maintenance.cbor", data)
+	golden(t, "maintenance.diag", []byte(diag+"\n"))
+}
+
 // TestRefusals changes one thing each in a good report.
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct {
@@ -249,7 +277,7 @@ func TestRefusals(t *testing.T) {
 		{"sequence 0", func(r *attest.Report) { r.Body.Sequence = 0 }, "sequence 0"},
 		{"first with a predecessor", func(r *attest.Report) { r.Body.Sequence = 1 }, "chain digest"},
 		{"later without one", func(r *attest.Report) { r.Body.Previous = nil }, "chain digest"},
-		{"unknown stage", func(r *attest.Report) { r.Body.Stage = 4 }, "unknown stage"},
+		{"unknown stage", func(r *attest.Report) { r.Body.Stage = 5 }, "unknown stage"},
 		{"unknown protection", func(r *attest.Report) { r.Body.Protection = 0 }, "protection"},
 		{"backward interval", func(r *attest.Report) { r.Body.Begin = r.Body.End + 1 }, "interval"},
 		{"challenge without nonce", func(r *attest.Report) { r.Body.Kind = attest.KindChallenge }, "without its nonce"},
@@ -310,6 +338,10 @@ func TestRefusals(t *testing.T) {
 		{"deferral that ended for nothing", deferred(func(d *attest.Deferral) { d.Ended = 5000 }), "ended at 5000 ms for reason 0"},
 		{"deferral that ended before it began", deferred(func(d *attest.Deferral) { d.Ended, d.Why = 3500, attest.EndedTime }), "before it began"},
 		{"deferral that ended for an unknown reason", deferred(func(d *attest.Deferral) { d.Ended, d.Why = 5000, 4 }), "for reason 4"},
+		{"maintenance without its claim", func(r *attest.Report) { r.Body.Stage, r.Body.Pause = reference.StageMaintenance, nil }, "does not fit the maintenance claim"},
+		{"maintenance while paused", func(r *attest.Report) { r.Body.Maintain = &attest.Maintenance{Began: 1, Until: 2} }, "does not fit the maintenance claim"},
+		{"maintenance without an end", mended(func(m *attest.Maintenance) { m.Until = 86_403_501 }), "the longest is 86400 s"},
+		{"maintenance that ended before it began", mended(func(m *attest.Maintenance) { m.Until = m.Began }), "maintenance from 3500 to 3500 ms"},
 		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = []byte{0} }, "does not follow"},
 	} {
 		r := example(t)
@@ -522,7 +554,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	key := fixedSigner(f).Public()
 	good := map[[32]byte]bool{} // what the key has signed
-	for _, name := range []string{"alarm", "history", "logs", "deferral", "same"} {
+	for _, name := range []string{"alarm", "history", "logs", "deferral", "same", "maintenance"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
 		if err != nil {
 			f.Fatal(err)

@@ -1,6 +1,10 @@
 package attest
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/miotfacts/miotfacts/reference"
+)
 
 // MaxDeferral is the longest deferral that a manifest allows, in ms.
 const MaxDeferral = 3600 * 1000
@@ -12,6 +16,19 @@ type Deferral struct {
 	Until int64 `cbor:"2,keyasint"`           // when it ends at the latest
 	Ended int64 `cbor:"3,keyasint,omitempty"` // missing while it lasts
 	Why   Ended `cbor:"4,keyasint,omitempty"` // it ended; missing while it lasts
+}
+
+// A Maintenance is what a device is in whose enforcer takes no pause for a while.
+type Maintenance struct {
+	Began int64 `cbor:"1,keyasint"` // uptime in ms
+	Until int64 `cbor:"2,keyasint"` // when it ends at the latest
+}
+
+func (m *Maintenance) check() error {
+	if m.Began < 0 || m.Until <= m.Began || m.Until-m.Began > reference.MaxMaintenance*1000 {
+		return fmt.Errorf("maintenance from %d to %d ms, the longest is %d s", m.Began, m.Until, reference.MaxMaintenance)
+	}
+	return nil
 }
 
 // Ended is why a deferral ended.

@@ -154,6 +154,7 @@ type Body struct {
 	History    *History           `cbor:"20,keyasint,omitempty"` // in alarms: the last minute of the number that crossed
 	Unalarmed  uint64             `cbor:"21,keyasint,omitempty"` // crossings since the report before that made no alarm: more than four a minute
 	Deferral   *Deferral          `cbor:"17,keyasint,omitempty"` // of the pause, when the application put it off
+	Maintain   *Maintenance       `cbor:"18,keyasint,omitempty"` // in maintenance, and only there
 	NoLogs     map[Log]Gap        `cbor:"16,keyasint,omitempty"` // logs of the boot that the device cannot send, and why
 }
 
@@ -431,7 +432,7 @@ func (r *Report) check() error {
 		return errors.New("sequence 0 is below 1")
 	case b.Sequence == 1 && len(b.Previous) != 0 || b.Sequence > 1 && len(b.Previous) != sha256.Size:
 		return fmt.Errorf("report %d has a chain digest of %d bytes", b.Sequence, len(b.Previous))
-	case b.Stage > reference.StagePaused:
+	case b.Stage > reference.StageMaintenance:
 		return fmt.Errorf("unknown stage %d", b.Stage)
 	case b.Protection != ProtectionTPM && b.Protection != ProtectionFile:
 		return fmt.Errorf("unknown key protection %d", b.Protection)
@@ -447,6 +448,8 @@ func (r *Report) check() error {
 		return errors.New("operating without a reference")
 	case (b.Stage == reference.StagePaused) != (b.Pause != nil):
 		return fmt.Errorf("stage %s does not fit the pause claim", b.Stage)
+	case (b.Stage == reference.StageMaintenance) != (b.Maintain != nil):
+		return fmt.Errorf("stage %s does not fit the maintenance claim", b.Stage)
 	case b.Pause != nil && len(b.Pause.ID) != 0 && len(b.Pause.ID) != 16:
 		return fmt.Errorf("pause id of %d bytes, want 16", len(b.Pause.ID))
 	case b.Pause != nil && (len(b.Pause.Effects) > MaxEffects || len(b.Pause.Reason) > facts.MaxText):
@@ -459,6 +462,11 @@ func (r *Report) check() error {
 			return fmt.Errorf("history in a report of kind %s", b.Kind)
 		}
 		if err := b.History.check(b.End); err != nil {
+			return err
+		}
+	}
+	if b.Maintain != nil {
+		if err := b.Maintain.check(); err != nil {
 			return err
 		}
 	}

@@ -169,6 +169,9 @@ func random(r *rand.Rand) *reference.Manifest {
 		m.Leeway = &reference.Leeway{Defer: &reference.Deferral{
 			Most: 1 + uint32(r.IntN(3600)), Total: 3600 + uint32(r.IntN(80000)), User: "pump", Answer: 1 + uint32(r.IntN(1000)), NeverIntegrity: r.IntN(2) == 0,
 		}}
+		if r.IntN(2) == 0 {
+			m.Leeway.Maintenance = &reference.MaintenancePolicy{Most: 60 + uint32(r.IntN(86000)), Signers: uint8(1 + r.IntN(2))}
+		}
 	}
 	if r.IntN(2) == 0 {
 		m.Boot = &reference.Boot{PCRs: []int{r.IntN(5), 5 + r.IntN(19)}, Accept: [][]byte{}}

@@ -23,6 +23,7 @@ func TestCDDL(t *testing.T) {
 		{"manifest", "reaction", reference.Reaction{}},
 		{"manifest", "silence", reference.Silence{}},
 		{"manifest", "leeway", reference.Leeway{}},
+		{"manifest", "maintenance", reference.MaintenancePolicy{}},
 		{"manifest", "deferral", reference.Deferral{}},
 		{"manifest", "boot", reference.Boot{}},
 		{"manifest", "resume-policy", reference.ResumePolicy{}},

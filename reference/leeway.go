@@ -10,7 +10,15 @@ const (
 // A Leeway says what may hold a pause back, and for how long. Without one
 // nothing may.
 type Leeway struct {
-	Defer *Deferral `cbor:"1,keyasint,omitempty"` // nil: no pause is deferred
+	Defer       *Deferral          `cbor:"1,keyasint,omitempty"` // nil: no pause is deferred
+	Maintenance *MaintenancePolicy `cbor:"2,keyasint,omitempty"` // nil: there is no maintenance
+}
+
+// A MaintenancePolicy lets operators take a device into maintenance, in which an
+// extreme alarms and does not pause.
+type MaintenancePolicy struct {
+	Most    uint32 `cbor:"1,keyasint"` // s of one, 60 to 86400
+	Signers uint8  `cbor:"2,keyasint"` // different operator keys that must sign its beginning: 1 or 2
 }
 
 // A Deferral lets the medical application put a pause off once, while stopping
@@ -41,11 +49,19 @@ func (c *checker) leeway() {
 	if l == nil {
 		return
 	}
-	if l.Defer == nil {
+	if *l == (Leeway{}) {
 		c.bad("defer", "remove it", "nothing in it lets a pause wait")
 	}
 	if d := l.Defer; d != nil {
 		c.deferral(d)
+	}
+	if m := l.Maintenance; m != nil {
+		if m.Most < 60 || m.Most > 86400 {
+			c.bad("maintenance.most", `write most = "4h"`, "%d s is outside 60 to 86400", m.Most)
+		}
+		if m.Signers < 1 || m.Signers > 2 {
+			c.bad("maintenance.signers", "write 1, or 2 for the two-person rule", "%d signers, want 1 or 2", m.Signers)
+		}
 	}
 }
 
@@ -78,10 +94,20 @@ func (f *formatter) leeway(l *Leeway) {
 		}
 		f.line("defer = { most = %s, total = %s, user = %s, answer = %s%s }", span(d.Most, "s"), span(d.Total, "s"), quote(d.User), span(d.Answer, "ms"), never)
 	}
+	if m := l.Maintenance; m != nil {
+		f.line("maintenance = { most = %s, signers = %d }", span(m.Most, "s"), m.Signers)
+	}
 }
 
 func (a *author) leeway(t *table) *Leeway {
 	l := new(Leeway)
+	if v := t.get("maintenance").table(); v != nil {
+		l.Maintenance = &MaintenancePolicy{
+			Most:    v.need("most", `write most = "4h"`).duration("s"),
+			Signers: uint8(v.need("signers", "write signers = 1, or 2 for the two-person rule").number(255)),
+		}
+		v.close()
+	}
 	if v := t.get("defer").table(); v != nil {
 		l.Defer = &Deferral{
 			Most:           v.need("most", `write most = "5m"`).duration("s"),

@@ -74,6 +74,7 @@ const (
 	StageIntegration Stage = 1
 	StageOperating   Stage = 2
 	StagePaused      Stage = 3 // the fail-safe stage was entered and holds
+	StageMaintenance Stage = 4 // somebody works on it: an extreme alarms and does not pause
 )
 
 // An AppFact declares a number that the medical application hands in.
@@ -203,7 +204,7 @@ var (
 	reactionNames = []string{"", "tell", "freeze", "signal", "stop-unit", "quarantine", "mask-unit", "block-usb", "gpio", "led", "beep", "sysfs", "hook", "prepare"}
 	onlyIfNames   = []string{"", "failed"}
 	absentNames   = []string{"", "deviates", "not-appraised"} // AbsentPolicy + 1
-	stageNames    = []string{"unknown", "integration", "operating", "paused"}
+	stageNames    = []string{"unknown", "integration", "operating", "paused", "maintenance"}
 )
 
 func (e Enforce) String() string      { return name(enforceNames, int(e), "enforce") }

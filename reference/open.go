@@ -133,11 +133,26 @@ type Kind uint8
 
 // The kinds of commands.
 const (
-	Resume    Kind = 1 // end this pause of this device
-	Challenge Kind = 2 // report with a quote over this nonce
+	Resume      Kind = 1 // end this pause of this device
+	Challenge   Kind = 2 // report with a quote over this nonce
+	Maintenance Kind = 3 // begin or end maintenance
 )
 
-func (k Kind) String() string { return name([]string{"", "resume", "challenge"}, int(k), "command") }
+func (k Kind) String() string {
+	return name([]string{"", "resume", "challenge", "maintenance"}, int(k), "command")
+}
+
+// role returns whose key gives a command. Maintenance takes a pause away before it
+// comes, so it takes who may end one.
+func (k Kind) role() Role {
+	if k == Resume || k == Maintenance {
+		return RoleResume
+	}
+	return RoleCommand
+}
+
+// MaxMaintenance is the longest maintenance in seconds.
+const MaxMaintenance = 86400
 
 // A Command is an operator's order to one device. It counts in its time, once.
 type Command struct {
@@ -148,6 +163,8 @@ type Command struct {
 	Nonce     []byte `cbor:"5,keyasint"`           // 16 random bytes; a device takes a command with it once
 	NotBefore int64  `cbor:"6,keyasint"`           // Unix seconds
 	NotAfter  int64  `cbor:"7,keyasint"`           // Unix seconds, the last one of validity
+	Lasts     uint32 `cbor:"8,keyasint,omitempty"` // Maintenance: s from when the device takes it, 1 to MaxMaintenance
+	End       bool   `cbor:"9,keyasint,omitempty"` // Maintenance: end it, instead of Lasts
 }
 
 func (c *Command) check() error {
@@ -158,12 +175,16 @@ func (c *Command) check() error {
 	switch {
 	case c.Version != 1:
 		return fmt.Errorf("%w: command version %d is not 1", ErrContent, c.Version)
-	case c.Kind != Resume && c.Kind != Challenge:
+	case c.Kind < Resume || c.Kind > Maintenance:
 		return fmt.Errorf("%w: unknown command %d", ErrContent, c.Kind)
 	case len(c.Device) != 17:
 		return fmt.Errorf("%w: device id of %d bytes, want 17", ErrContent, len(c.Device))
 	case len(c.Pause) != pause:
 		return fmt.Errorf("%w: %s with a pause id of %d bytes, want %d", ErrContent, c.Kind, len(c.Pause), pause)
+	case (c.Kind == Maintenance) != ((c.Lasts != 0) != c.End) || c.Kind != Maintenance && c.End:
+		return fmt.Errorf("%w: %s that lasts %d s, end %v", ErrContent, c.Kind, c.Lasts, c.End)
+	case c.Lasts > MaxMaintenance:
+		return fmt.Errorf("%w: maintenance of %d s, the limit is %d s", ErrContent, c.Lasts, MaxMaintenance)
 	case len(c.Nonce) != 16:
 		return fmt.Errorf("%w: nonce of %d bytes, want 16", ErrContent, len(c.Nonce))
 	case c.NotAfter <= c.NotBefore:
@@ -182,6 +203,20 @@ func SignCommand(c *Command, key *cose.Signer) ([]byte, error) {
 		return nil, err
 	}
 	return key.Sign(cose.Command, payload)
+}
+
+// UnverifiedKind returns the kind that a signed command claims to be, 0 when it
+// is none, to choose who opens it.
+func UnverifiedKind(data []byte) Kind {
+	u, err := cose.Parse(data, MaxCommandSize)
+	if err != nil || u.Type() != cose.Command {
+		return 0
+	}
+	var c Command
+	if cose.Decode(u.UnverifiedPayload(), MaxCommandSize, &c) != nil || c.check() != nil {
+		return 0
+	}
+	return c.Kind
 }
 
 // An Order is a command that a Trust has opened for one device. Only
@@ -212,11 +247,7 @@ func (t *Trust) OpenCommand(data []byte, kind Kind, device []byte, model string,
 }
 
 func (t *Trust) openCommand(data []byte, kind Kind, device []byte, model string, now Interval) (*Order, error) {
-	role := RoleCommand
-	if kind == Resume {
-		role = RoleResume
-	}
-	payload, signer, err := t.open(data, MaxCommandSize, cose.Command, role, model, now)
+	payload, signer, err := t.open(data, MaxCommandSize, cose.Command, kind.role(), model, now)
 	if err != nil {
 		return nil, err
 	}

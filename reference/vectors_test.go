@@ -144,9 +144,23 @@ func deferred(change func(*reference.Deferral)) func(*reference.Manifest) {
 	}
 }
 
+// maintained lets operators take the device into maintenance.
+func maintained(most uint32, signers uint8) func(*reference.Manifest) {
+	return func(m *reference.Manifest) {
+		m.Leeway = &reference.Leeway{Maintenance: &reference.MaintenancePolicy{Most: most, Signers: signers}}
+	}
+}
+
 // prepares makes the first step of a chain one that waits for the application.
 func prepares(m *reference.Manifest) {
 	m.Reaction[0] = reference.Reaction{Do: reference.Prepare, Deadline: 10000}
+}
+
+// mended is an order of maintenance.
+func mended() *reference.Command {
+	c := command()
+	c.Kind, c.Pause, c.Lasts = reference.Maintenance, nil, 7200
+	return c
 }
 
 func allVectors(t *testing.T, w *world) []vector {
@@ -180,6 +194,11 @@ func allVectors(t *testing.T, w *world) []vector {
 	}
 	resume := func(f func(*reference.Command)) []byte {
 		c := command()
+		f(c)
+		return encodeAndSign(t, w.resume, cose.Command, c)
+	}
+	maintenance := func(f func(*reference.Command)) []byte {
+		c := mended()
 		f(c)
 		return encodeAndSign(t, w.resume, cose.Command, c)
 	}
@@ -260,7 +279,19 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-defer-more-than-in-all", change(deferred(func(d *reference.Deferral) { d.Total = 299 })), manifest, reference.ErrContent, "299 s in 24 hours is outside 300 to 86400"},
 		{"manifest/refused-defer-by-nobody", change(deferred(func(d *reference.Deferral) { d.User = "" })), manifest, reference.ErrContent, "is not the name or number of a user"},
 		{"manifest/refused-defer-without-hurry", change(deferred(func(d *reference.Deferral) { d.Answer = 1001 })), manifest, reference.ErrContent, "1001 ms is outside 1 to 1000"},
+		{"manifest/maintenance", change(maintained(14400, 2)), manifest, nil, ""},
+		{"manifest/refused-maintenance-endless", change(maintained(86401, 2)), manifest, reference.ErrContent, "86401 s is outside 60 to 86400"},
+		{"manifest/refused-maintenance-by-nobody", change(maintained(14400, 0)), manifest, reference.ErrContent, "0 signers"},
 		{"manifest/refused-leeway-for-nothing", change(func(m *reference.Manifest) { m.Leeway = &reference.Leeway{} }), manifest, reference.ErrContent, "nothing in it lets a pause wait"},
+		{"command/maintenance", maintenance(func(*reference.Command) {}), order(reference.Maintenance), nil, ""},
+		{"command/maintenance-end", maintenance(func(c *reference.Command) { c.Lasts, c.End = 0, true }), order(reference.Maintenance), nil, ""},
+		{"command/refused-maintenance-without-end", maintenance(func(c *reference.Command) { c.Lasts = 0 }), order(reference.Maintenance), reference.ErrContent, "lasts 0 s, end false"},
+		{"command/refused-maintenance-and-its-end", maintenance(func(c *reference.Command) { c.End = true }), order(reference.Maintenance), reference.ErrContent, "lasts 7200 s, end true"},
+		{"command/refused-maintenance-beyond-a-day", maintenance(func(c *reference.Command) { c.Lasts = 86401 }), order(reference.Maintenance), reference.ErrContent, "the limit is 86400 s"},
+		{"command/refused-maintenance-of-a-pause", maintenance(func(c *reference.Command) { c.Pause = bytes.Repeat([]byte{2}, 16) }), order(reference.Maintenance), reference.ErrContent, "maintenance with a pause id"},
+		{"command/refused-maintenance-role", encodeAndSign(t, w.command, cose.Command, mended()), order(reference.Maintenance), reference.ErrRole, ""},
+		{"command/refused-resume-that-lasts", resume(func(c *reference.Command) { c.Lasts = 60 }), order(reference.Resume), reference.ErrContent, "resume that lasts 60 s"},
+		{"command/refused-resume-that-ends", resume(func(c *reference.Command) { c.End = true }), order(reference.Resume), reference.ErrContent, "end true"},
 		{"keys/manufacturer", w.keys, keys, nil, ""},
 		{"keys/operator", w.operatorKeys, keys, nil, ""},
 		{"keys/refused-root", listBy(fixed(t, "stranger"), list(reference.Manufacturer, 1)), keys, reference.ErrUnknownKey, ""},

@@ -68,7 +68,10 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 		case b.Stage == reference.StageOperating && b.Kind != attest.KindAlarm:
 			d.Crossing, d.Crossed = nil, nil
 		}
-		d.Deferral = j.deferral()
+		d.Deferral, d.Maintained = j.deferral(), 0
+		if b.Maintain != nil {
+			d.Maintained = j.at(b.Maintain.Until)
+		}
 		d.Boot = boot
 		boot.Uptime = c.report.Uptime
 		if c.report.BootCount != 0 { // 0: not known yet
@@ -107,18 +110,23 @@ func (j *judge) crossed() *Crossed {
 	return nil
 }
 
-// deferral returns how the pause was put off. Its end is told by the time of the
-// report, or when the device does not know it, by that of its coming.
+// at returns the time of an uptime, in ms, by the time of the report, or when the
+// device does not know it, by that of its coming.
+func (j *judge) at(uptime int64) int64 {
+	at := j.report.IssuedAt
+	if at == 0 {
+		at = j.now
+	}
+	return at + (uptime-j.report.Body.End)/1000
+}
+
+// deferral returns how the pause was put off.
 func (j *judge) deferral() *Deferral {
 	b := &j.report.Body
 	if b.Deferral == nil {
 		return nil
 	}
-	at := j.report.IssuedAt
-	if at == 0 {
-		at = j.now
-	}
-	d := &Deferral{Until: at + (b.Deferral.Until-b.End)/1000, Why: b.Deferral.Why}
+	d := &Deferral{Until: j.at(b.Deferral.Until), Why: b.Deferral.Why}
 	if b.Deferral.Ended != 0 {
 		d.Lasted = b.Deferral.Ended - b.Deferral.Began
 	}
@@ -369,6 +377,8 @@ func (j *judge) stage(results []appraise.Result, integration appraise.Outcome) {
 			text += "; steps without their effect: " + strings.Join(open, ", ")
 		}
 		j.find(ReasonPaused, TierContraindicated, "%s", text)
+	case reference.StageMaintenance:
+		j.find(ReasonMaintenance, TierContraindicated, "the device is in maintenance until %s at the latest: what crosses an extreme alarms and does not pause it", stamp(j.at(b.Maintain.Until)))
 	default:
 		if integration == appraise.Failed {
 			j.find(ReasonIntegration, TierContraindicated, "not admitted to operation: the comparison of the integration stage failed")

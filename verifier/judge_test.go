@@ -66,6 +66,10 @@ func TestFindings(t *testing.T) {
 			code: verifier.ReasonExtreme, tier: contra, words: "fail-safe: app.flow is 700 ml/h; expected at most 500 ml/h", whole: contra},
 		{name: "paused", report: paused,
 			code: verifier.ReasonPaused, tier: contra, words: "flow above 500 ml/h; steps without their effect: freeze medical.slice: not frozen", whole: contra},
+		{name: "maintenance", report: func(r *attest.Report) {
+			r.Body.Stage, r.Body.Maintain = reference.StageMaintenance, &attest.Maintenance{Began: 1000, Until: r.Body.End + 3_600_000}
+		},
+			code: verifier.ReasonMaintenance, tier: contra, words: "in maintenance until 20", whole: contra},
 		{name: "pause deferred", report: func(r *attest.Report) {
 			paused(r)
 			r.Body.Deferral = &attest.Deferral{Began: r.Body.End - 1000, Until: r.Body.End + 240_000}

@@ -36,6 +36,7 @@ const (
 	ReasonNotAppraised Reason = "not-appraised" // a rule could not be appraised
 	ReasonExtreme      Reason = "extreme"       // a fail-safe extreme is crossed
 	ReasonPaused       Reason = "paused"        // the device is paused
+	ReasonMaintenance  Reason = "maintenance"   // the device is in maintenance
 	ReasonIntegration  Reason = "integration"   // the device is not admitted to operation
 	ReasonClaim        Reason = "claim"         // the device's claim is better than its own facts
 	ReasonGap          Reason = "gap"           // reports before this one are missing

@@ -118,6 +118,7 @@ const (
 	anExtreme      = -97  // configuration: a fail-safe extreme is crossed
 	notAdmitted    = -98  // configuration: the integration comparison failed
 	isPaused       = -99  // configuration: the device is paused
+	inMaintenance  = -106 // configuration: the device is in maintenance
 	falseClaim     = -100 // executables: the device's claim is better than its facts
 	unknownBoot    = -101 // executables: the quoted PCRs are not among the accepted ones
 	strangeFile    = -102 // executables: a file ran, or something booted, that is not in the reference
@@ -152,6 +153,7 @@ var entries = map[Reason]struct {
 	ReasonNotAppraised:  {Configuration, notAppraised, 0},
 	ReasonExtreme:       {Configuration, 0, anExtreme},
 	ReasonPaused:        {Configuration, 0, isPaused},
+	ReasonMaintenance:   {Configuration, 0, inMaintenance},
 	ReasonIntegration:   {Configuration, degraded, notAdmitted},
 	ReasonClaim:         {Executables, doubtfulClaim, falseClaim},
 	ReasonGap:           {Configuration, reportsMissing, 0},

@@ -106,11 +106,12 @@ type Device struct {
 	Boot     *Boot           `cbor:"28,keyasint,omitempty"`
 	Dropped  uint64          `cbor:"29,keyasint,omitempty"` // reports it ever dropped, as it says
 
-	Clock     *Clock          `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
-	Crossing  *attest.History `cbor:"32,keyasint,omitempty"` // of the newest alarm, until the device operates again
-	Crossed   *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
-	Deferral  *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
-	Challenge *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
+	Clock      *Clock          `cbor:"30,keyasint,omitempty"` // of its TPM, in the newest quote
+	Crossing   *attest.History `cbor:"32,keyasint,omitempty"` // of the newest alarm, until the device operates again
+	Crossed    *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
+	Deferral   *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
+	Maintained int64           `cbor:"35,keyasint,omitempty"` // when the maintenance ends at the latest
+	Challenge  *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
 
 	RetiredAt  int64        `cbor:"35,keyasint,omitempty"` // decommissioned
 	RetiredBy  string       `cbor:"36,keyasint,omitempty"` // the operator's name
@@ -187,10 +188,12 @@ type Deferral struct {
 // String tells the deferral as it follows on the reason of a pause.
 func (d *Deferral) String() string {
 	if d.Why == 0 {
-		return "deferred by the application until " + time.Unix(d.Until, 0).UTC().Format("2006-01-02 15:04:05 UTC")
+		return "deferred by the application until " + stamp(d.Until)
 	}
 	return fmt.Sprintf("was deferred by the application for %.1f s, until %s", float64(d.Lasted)/1000, d.Why)
 }
+
+func stamp(at int64) string { return time.Unix(at, 0).UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // A Challenge waits for its answer.
 type Challenge struct {

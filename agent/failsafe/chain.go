@@ -377,6 +377,9 @@ func (e *Enforcer) watch(ctx context.Context) {
 func (e *Enforcer) silence(now time.Time) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if left := e.maintained(); left > 0 {
+		return time.Duration(left) * time.Millisecond
+	}
 	if !e.policy.valid || e.policy.ref.Manifest().Silence == nil || e.silent {
 		return reloadEvery
 	}

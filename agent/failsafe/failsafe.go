@@ -102,22 +102,24 @@ type Enforcer struct {
 	nvMu   sync.Mutex      // one write to the TPM at a time
 	nvSaid tpm.LatchRecord // what the TPM holds, as far as known; under nvMu
 
-	mu       sync.Mutex
-	rec      record
-	policy   policy
-	used     used
-	pending  [][]byte // resumes of the present pause that wait for another signer
-	effects  []Effect
-	intent   bool               // a pause that the disk does not have yet is in the intent
-	may      permission         // to defer the present pause
-	deferral *Deferral          // of the present pause; nil without one
-	hurry    context.CancelFunc // ends the deferral; nil when there was none
-	told     []byte             // the pause of which the application was told in this run
-	degraded map[string]string  // by topic, in words
-	stop     context.CancelFunc // ends the steps that run now; nil when none do
-	life     time.Time          // last sign of life, or start
-	alive    bool               // a sign of life came since the start
-	silent   bool               // the present silence was acted upon
+	mu          sync.Mutex
+	rec         record
+	policy      policy
+	used        used
+	pending     [][]byte // resumes of the present pause that wait for another signer
+	effects     []Effect
+	intent      bool               // a pause that the disk does not have yet is in the intent
+	mending     [][]byte           // orders of maintenance that wait for another signer
+	may         permission         // to defer the present pause
+	deferral    *Deferral          // of the present pause; nil without one
+	maintenance *Maintenance       // nil without one
+	hurry       context.CancelFunc // ends the deferral; nil when there was none
+	told        []byte             // the pause of which the application was told in this run
+	degraded    map[string]string  // by topic, in words
+	stop        context.CancelFunc // ends the steps that run now; nil when none do
+	life        time.Time          // last sign of life, or start
+	alive       bool               // a sign of life came since the start
+	silent      bool               // the present silence was acted upon
 
 	connMu sync.Mutex
 	conns  map[uint32]int
@@ -487,7 +489,7 @@ func (e *Enforcer) answer(r request) (Status, error) {
 		e.lives()
 		err = e.acceptPause(r.Pause.request())
 	case askResume:
-		err = e.acceptResume(r.Document)
+		err = e.acceptOrder(r.Document)
 	}
 	if err != nil {
 		e.log.Warn("request refused", "err", err)
@@ -510,6 +512,9 @@ func (e *Enforcer) status() Status {
 	switch {
 	case e.rec.Phase != PhaseClear:
 		s.Latch = appraise.LatchPaused
+	case e.policy.valid && e.maintained() > 0:
+		m := *e.maintenance
+		s.Latch, s.Maintenance = appraise.LatchMaintenance, &m
 	case e.policy.valid:
 		s.Latch = appraise.LatchClear
 	default:
@@ -538,6 +543,9 @@ func (e *Enforcer) acceptPause(p PauseRequest) error {
 	if e.rec.Phase.latched() {
 		e.another(p)
 		return nil
+	}
+	if e.maintained() > 0 {
+		return fmt.Errorf("cannot pause: %w", ErrMaintenance)
 	}
 	if mayPause(e.policy.ref, p) != nil {
 		// The measuring process may have a newer manifest.

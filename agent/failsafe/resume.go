@@ -78,6 +78,39 @@ func (e *Enforcer) judge(document []byte, policy reference.ResumePolicy, now ref
 	return o, nil
 }
 
+// gather adds a document to those that wait for another signer, and returns the
+// orders by signer. Earlier ones are judged again: keys and time have moved on.
+func (e *Enforcer) gather(waiting *[][]byte, document []byte, judge func([]byte) (*reference.Order, error)) map[cose.KeyID]*reference.Order {
+	signers := map[cose.KeyID]*reference.Order{}
+	kept := (*waiting)[:0:0]
+	for _, d := range append(*waiting, document) {
+		o, err := judge(d)
+		if err != nil {
+			continue
+		}
+		if _, twice := signers[o.Signer()]; !twice {
+			signers[o.Signer()] = o
+			kept = append(kept, d)
+		}
+	}
+	*waiting = kept
+	return signers
+}
+
+// use records the nonces of orders, so that each counts once.
+func (e *Enforcer) use(signers map[cose.KeyID]*reference.Order, now reference.Interval) error {
+	var orders []*reference.Order
+	for _, o := range signers {
+		orders = append(orders, o)
+	}
+	next := e.used.with(orders, now)
+	if err := writeState(e.file(fileUsed), next); err != nil {
+		return err
+	}
+	e.used = next
+	return nil
+}
+
 // resumePolicy is the present manifest's, or without one that of the manifest
 // under which the pause began.
 func (e *Enforcer) resumePolicy() reference.ResumePolicy {
@@ -92,40 +125,20 @@ func (e *Enforcer) resumePolicy() reference.ResumePolicy {
 // recorded before anything else, then both copies of the latch say resuming:
 // from there on a restart finishes what was accepted once. Before that point a
 // restart comes back paused, and the operator signs anew.
+// It is called with mu held.
 func (e *Enforcer) acceptResume(document []byte) error {
-	e.reload() // a key list that revokes counts at once
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	now, policy := e.cfg.Now(), e.resumePolicy()
-	if _, err := e.judge(document, policy, now); err != nil {
+	judge := func(d []byte) (*reference.Order, error) { return e.judge(d, policy, now) }
+	if _, err := judge(document); err != nil {
 		return err
 	}
-	// Earlier signatures are judged again: keys and time have moved on.
-	signers := map[cose.KeyID]*reference.Order{}
-	kept := e.pending[:0:0]
-	for _, d := range append(e.pending, document) {
-		o, err := e.judge(d, policy, now)
-		if err != nil {
-			continue
-		}
-		if _, twice := signers[o.Signer()]; !twice {
-			signers[o.Signer()] = o
-			kept = append(kept, d)
-		}
-	}
-	e.pending = kept
+	signers := e.gather(&e.pending, document, judge)
 	if len(signers) < int(policy.Signers) {
 		return fmt.Errorf("cannot resume yet: %w: %d of %d have", ErrSigners, len(signers), policy.Signers)
 	}
-	var orders []*reference.Order
-	for _, o := range signers {
-		orders = append(orders, o)
-	}
-	next := e.used.with(orders, now)
-	if err := writeState(e.file(fileUsed), next); err != nil {
+	if err := e.use(signers, now); err != nil {
 		return fmt.Errorf("cannot accept resume: %w", err)
 	}
-	e.used = next
 	rec := e.rec
 	rec.Phase = PhaseResuming
 	if err := errors.Join(e.latch.begin(&rec), e.latch.finish(rec)); err != nil {

@@ -46,6 +46,8 @@ type Status struct {
 	Manifest [32]byte       `cbor:"9,keyasint"`            // SHA-256 of the manifest it enforces; zero without one
 	Sequence uint64         `cbor:"10,keyasint,omitempty"` // of that manifest
 	Deferral *Deferral      `cbor:"11,keyasint,omitempty"` // of the present pause; nil without one
+
+	Maintenance *Maintenance `cbor:"12,keyasint,omitempty"` // with LatchMaintenance
 }
 
 // An Effect is what a step was observed to do.
@@ -68,6 +70,11 @@ var (
 	ErrReplayed  = errors.New("this resume was used before")
 	ErrLifetime  = errors.New("validity is longer than the manifest allows")
 	ErrSigners   = errors.New("another operator has to sign as well")
+
+	ErrNotAllowed    = errors.New("the manifest allows no maintenance")
+	ErrPaused        = errors.New("the device is paused, and maintenance ends no pause")
+	ErrMaintenance   = errors.New("the device is in maintenance")
+	ErrNoMaintenance = errors.New("the device is not in maintenance")
 )
 
 // refusals are the reasons with their numbers on the socket, from 1.
@@ -76,6 +83,7 @@ func refusals() []error {
 		ErrRefused, ErrRule, ErrNotPaused, ErrPause, ErrReplayed, ErrLifetime, ErrSigners,
 		reference.ErrUnknownKey, reference.ErrRole, reference.ErrRevoked, reference.ErrExpired, reference.ErrNotYet,
 		reference.ErrModel, reference.ErrContent, reference.ErrDevice, cose.ErrType, cose.ErrSignature,
+		ErrNotAllowed, ErrPaused, ErrMaintenance, ErrNoMaintenance,
 	}
 }
 
@@ -206,8 +214,9 @@ func (c *Client) Pause(ctx context.Context, r PauseRequest) (Status, error) {
 	return c.ask(ctx, request{Ask: askPause, Pause: w})
 }
 
-// Resume presents a signed resume. When it returns no error, the resume was
-// accepted; the status is clear when the reverse chain has run.
+// Resume presents a signed order: a resume, or one of maintenance. When it returns
+// no error, it was accepted; the status is clear when the reverse chain of a resume
+// has run.
 func (c *Client) Resume(ctx context.Context, document []byte) (Status, error) {
 	return c.ask(ctx, request{Ask: askResume, Document: document})
 }

@@ -1,23 +1,15 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/reference"
-	"github.com/miotfacts/miotfacts/verifier"
 	"github.com/miotfacts/miotfacts/verifier/web"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // A resumption is what resume is asked to do.
@@ -65,11 +57,8 @@ Some pauses need two operators: each signs for himself, in any order.`,
 		if err != nil {
 			return fail(exitUsage, "it stands on the verifier's page", "%w", err)
 		}
-		if r.valid < time.Minute || r.valid > 7*24*time.Hour {
-			return fail(exitUsage, "give --valid 1m to 168h", "cannot make an order that counts for %v", r.valid)
-		}
-		if r.wait <= 0 {
-			return fail(exitUsage, "give --wait 1m", "cannot wait for %v", r.wait)
+		if err := checkValid(r.valid, r.wait); err != nil {
+			return err
 		}
 		if r.verifier.url != "" {
 			return r.online(c, id)
@@ -87,24 +76,9 @@ Some pauses need two operators: each signs for himself, in any order.`,
 	return c
 }
 
-// sign makes the order. Part of its time lies before now: the clock of the
-// device may be a little late.
+// sign makes the order.
 func (r *resumption) sign(id attest.UEID, pause []byte) ([]byte, error) {
-	key, err := loadSigner(r.keyFile, r.passphrase)
-	if err != nil {
-		return nil, err
-	}
-	nonce := make([]byte, 16)
-	rand.Read(nonce) // never fails
-	from := time.Now().Add(-min(time.Minute, r.valid/4))
-	order, err := reference.SignCommand(&reference.Command{
-		Version: 1, Kind: reference.Resume, Device: id[:], Pause: pause, Nonce: nonce,
-		NotBefore: from.Unix(), NotAfter: from.Add(r.valid).Unix(),
-	}, key)
-	if err != nil {
-		return nil, fmt.Errorf("cannot sign order: %w", err)
-	}
-	return order, nil
+	return signOrder(reference.Command{Kind: reference.Resume, Device: id[:], Pause: pause}, r.keyFile, r.passphrase, r.valid)
 }
 
 // online ends the present pause of a device through a verifier.
@@ -156,81 +130,18 @@ func (r *resumption) confirm(c *cobra.Command) error {
 	if r.yes {
 		return nil
 	}
-	in, ok := c.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return fail(exitUsage, "give --yes when the cause is dealt with", "ending a pause needs a confirmation and there is no terminal to ask on")
-	}
-	fmt.Fprint(c.ErrOrStderr(), "Is the cause dealt with? Type yes to end this pause: ")
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if strings.TrimSpace(line) != "yes" {
-		return errors.Join(fail(exitRefused, "", "not confirmed: the device stays paused"), err)
-	}
-	return nil
+	return confirm(c, "Is the cause dealt with? Type yes to end this pause: ", "give --yes when the cause is dealt with", "the device stays paused")
 }
 
-// errOver ends the waiting.
-var errOver = errors.New("the pause is over")
-
-// send sends the order and waits for what the device makes of it. The stream is
-// open before the order goes out, so that no answer is missed.
+// send sends the order and waits for what the device makes of it.
 func (r *resumption) send(c *cobra.Command, client *verifierClient, before *web.Device, order []byte) error {
-	late := fmt.Errorf("no answer within %v", r.wait)
-	ctx, cancel := context.WithTimeoutCause(c.Context(), r.wait, late)
-	defer cancel()
-	sent := false
-	var after *web.Device
-	err := client.follow(ctx, func(e streamed) error {
-		if !sent {
-			sent = true
-			answer, err := client.ask(ctx, http.MethodPost, "/api/devices/"+before.ID+"/commands", order, http.StatusAccepted)
-			if err != nil {
-				return err
-			}
-			answer.Body.Close()
-			note(c, "sent; waiting for the device")
-		}
-		if e.kind == "device" && e.change.ID != before.ID {
-			return nil
-		}
-		d, err := client.device(ctx, before.ID)
-		if err != nil {
-			return err
-		}
-		if after = d; d.Pause == nil || d.Pause.ID != before.Pause.ID {
-			return errOver
-		}
-		return r.refusal(ctx, client, before)
-	})
-	switch {
-	case errors.Is(err, errOver) && after.Pause != nil:
-		return fail(exitRefused, "deal with the cause first", "the pause is over, and the device has paused again: %s", after.Pause.Why())
-	case errors.Is(err, errOver):
-		_, err := fmt.Fprintf(c.OutOrStdout(), "the pause is over; the device says: %s\n", after.State())
-		return err
-	case errors.Is(context.Cause(ctx), late):
-		return fail(exitIO, "the device may be offline; the order counts for "+r.valid.String()+": see factsctl watch "+before.ID, "%w", late)
-	case ctx.Err() != nil:
-		return fail(exitIO, "see factsctl watch "+before.ID, "interrupted before the device has answered")
-	}
-	return err
-}
-
-// refusal returns what a report since then says of a refused resume. A device
-// says it once, so the newest state alone may not show it.
-func (r *resumption) refusal(ctx context.Context, client *verifierClient, before *web.Device) error {
-	reports, err := client.reports(ctx, before.ID, 20)
+	after, err := sendOrder(c, client, before, order, r.wait, reference.Resume, func(d *web.Device) bool { return d.Pause == nil || d.Pause.ID != before.Pause.ID })
 	if err != nil {
 		return err
 	}
-	for _, report := range reports {
-		if report.Sequence <= before.Sequence {
-			break
-		}
-		for _, f := range report.Findings {
-			if f.Code == string(verifier.ReasonNote) && strings.Contains(f.Text, "resume refused") {
-				return fail(exitRefused, "the device stays paused; its reason says what is missing", "%s", web.Clean(f.Text))
-			}
-		}
+	if after.Pause != nil {
+		return fail(exitRefused, "deal with the cause first", "the pause is over, and the device has paused again: %s", after.Pause.Why())
 	}
-	return nil
+	_, err = fmt.Fprintf(c.OutOrStdout(), "the pause is over; the device says: %s\n", after.State())
+	return err
 }

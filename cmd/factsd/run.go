@@ -181,6 +181,9 @@ func status(ctx context.Context, c *config, _ *slog.Logger, out io.Writer) error
 	if s.Reason != "" {
 		fmt.Fprintf(out, "pause: %x\nreason: %s\n", s.PauseID, s.Reason)
 	}
+	if m := s.Maintenance; m != nil {
+		fmt.Fprintf(out, "maintenance: for at most %d s more\n", (m.Until-linux.Uptime())/1000)
+	}
 	if d := s.Deferral; d != nil {
 		if left := d.Until - linux.Uptime(); d.Ended == 0 {
 			fmt.Fprintf(out, "deferred: by the application, for at most %d ms more\n", left)

@@ -21,7 +21,9 @@ func mutants() []mutant {
 		heard    = "case in.Latch == LatchPaused:\n\t\tnext.Stage, next.Latched = reference.StagePaused, true"
 		again    = "case s.Stage == reference.StagePaused && !s.Latched:\n\t\t// Asked for and not confirmed: ask again until it is.\n\t\te.RequestPause = true"
 		quiet    = "case s.Stage == reference.StagePaused && in.Latch == LatchUnknown:"
-		resumed  = "next.Stage, e.Restart = reference.StageIntegration, true"
+		resumed  = "// Resumed. An extreme that is still crossed shows in the new comparison.\n\t\tnext.Stage, e.Restart = reference.StageIntegration, true"
+		mending  = "case in.Latch == LatchMaintenance:\n\t\tnext.Stage = reference.StageMaintenance"
+		mended   = "case s.Stage == reference.StageMaintenance:\n\t\t// What was seen while somebody worked on the device says nothing about now.\n\t\tnext.Stage, e.Restart = reference.StageIntegration, true"
 		crossed  = "case pause:\n\t\tnext.Stage, next.Latched = reference.StagePaused, false\n\t\te.RequestPause = true"
 		admit    = "case in.Reference && in.Latch == LatchClear && in.Integration == Passed && s.Stage == reference.StageIntegration:"
 		stay     = "case in.Reference && in.Latch == LatchClear && s.Stage == reference.StageOperating:"
@@ -48,6 +50,13 @@ func mutants() []mutant {
 		{"a resume leads to operating", resumed, "next.Stage, e.Restart = reference.StageOperating, true"},
 		{"a resume keeps the pause", resumed, "e.Restart = true"},
 		{"a resume does not begin the comparison anew", resumed, "next.Stage = reference.StageIntegration"},
+		{"maintenance is not heard", mending, "case false:"},
+		{"maintenance operates", mending, strings.Replace(mending, "next.Stage = reference.StageMaintenance", "next.Stage = reference.StageOperating", 1)},
+		{"an unknown latch is maintenance", mending, strings.Replace(mending, "in.Latch == LatchMaintenance", "in.Latch == LatchMaintenance || in.Latch == LatchUnknown", 1)},
+		{"an operating device hears of no maintenance", mending, strings.Replace(mending, "in.Latch == LatchMaintenance", "in.Latch == LatchMaintenance && s.Stage != reference.StageOperating", 1)},
+		{"maintenance ends in operating", mended, strings.Replace(mended, "reference.StageIntegration", "reference.StageOperating", 1)},
+		{"maintenance never ends", mended, strings.Replace(mended, "next.Stage, e.Restart = reference.StageIntegration, true", "", 1)},
+		{"maintenance ends without a new comparison", mended, strings.Replace(mended, "next.Stage, e.Restart = reference.StageIntegration, true", "next.Stage = reference.StageIntegration", 1)},
 		{"an extreme does not pause", crossed, strings.Replace(crossed, "case pause:", "case pause && false:", 1)},
 		{"an extreme pauses and nobody is asked", crossed, strings.Replace(crossed, "e.RequestPause = true", "", 1)},
 		{"an extreme asks and does not pause", crossed, strings.Replace(crossed, "next.Stage, next.Latched = reference.StagePaused, false", "", 1)},

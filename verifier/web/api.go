@@ -41,14 +41,15 @@ type Device struct {
 	Replaces   string    `json:"replaces,omitempty"`    // UEID of the device whose place it took
 	Sequence   uint64    `json:"sequence"`              // of the newest report, 0 before the first
 	LastSeen   int64     `json:"last_seen"`
-	Stage      string    `json:"stage"`    // "unknown", "integration", "operating" or "paused"
-	Tier       string    `json:"tier"`     // "none", "affirming", "warning" or "contraindicated"
-	Findings   []Finding `json:"findings"` // worst first
-	Pause      *Pause    `json:"pause"`    // null when not paused
-	Manifest   *Manifest `json:"manifest"` // null without a valid one
-	Boot       *Boot     `json:"boot"`     // null before the first report, and without a TPM
-	Crossing   *Crossing `json:"crossing"` // null without an alarm since it operated
-	Life       *Life     `json:"life"`     // null where the verifier was given no labels, and before approval
+	Stage      string    `json:"stage"`                       // "unknown", "integration", "operating", "paused" or "maintenance"
+	Tier       string    `json:"tier"`                        // "none", "affirming", "warning" or "contraindicated"
+	Findings   []Finding `json:"findings"`                    // worst first
+	Pause      *Pause    `json:"pause"`                       // null when not paused
+	Maintained int64     `json:"maintenance_until,omitempty"` // when it ends at the latest; missing when not in maintenance
+	Manifest   *Manifest `json:"manifest"`                    // null without a valid one
+	Boot       *Boot     `json:"boot"`                        // null before the first report, and without a TPM
+	Crossing   *Crossing `json:"crossing"`                    // null without an alarm since it operated
+	Life       *Life     `json:"life"`                        // null where the verifier was given no labels, and before approval
 }
 
 // A Crossing is the last minute of the number that crossed a fail-safe extreme.
@@ -211,6 +212,7 @@ func newDevice(d *verifier.Device, now int64) Device {
 	if d.Boot != nil && d.Identity != nil {
 		v.Boot = newBoot(d.Boot)
 	}
+	v.Maintained = d.Maintained
 	v.Crossing = NewCrossing(d.Crossing)
 	if v.Crossing != nil && d.Crossed != nil {
 		v.Crossing.Name, v.Crossing.Unit = d.Crossed.Name, d.Crossed.Unit

@@ -25,7 +25,7 @@ var staticFiles embed.FS
 
 func parsePages() *template.Template {
 	return template.Must(template.New("").Funcs(template.FuncMap{
-		"clean": Clean, "tier": TierWords, "short": short,
+		"clean": Clean, "stamp": Stamp, "tier": TierWords, "short": short,
 	}).ParseFS(pageFiles, "pages/*.html"))
 }
 

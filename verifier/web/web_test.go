@@ -390,6 +390,24 @@ func TestDeferral(t *testing.T) {
 	}
 }
 
+// TestMaintenance shows until when, and how to end it.
+func TestMaintenance(t *testing.T) {
+	m := example(t)
+	d := operating(t, 2)
+	d.Stage, d.Tier, d.Maintained = reference.StageMaintenance, verifier.TierContraindicated, now+7200
+	m.devices[ueid(2)] = d
+	for path, want := range map[string]string{
+		"/": "maintenance: extremes alarm and do not pause", "/devices/" + ueid(2).String(): "In maintenance until 2027-01-15 10:00:00 UTC at the latest",
+		"/api/devices/" + ueid(2).String(): `"maintenance_until":1800007200`,
+	} {
+		w := httptest.NewRecorder()
+		m.handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s does not say %q:\n%s", path, want, w.Body)
+		}
+	}
+}
+
 const hostilePath = "<script>alert(1)"
 
 // TestBoot shows what booted, what of the logs is here, and what is not appraised.

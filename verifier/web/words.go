@@ -52,6 +52,8 @@ func (d *Device) State() string {
 		return "operating"
 	case reference.StageIntegration.String():
 		return "integration: not admitted to operation"
+	case reference.StageMaintenance.String():
+		return "maintenance: extremes alarm and do not pause"
 	case reference.StagePaused.String():
 		if d.Pause != nil && d.Pause.ID == "" {
 			return "pause asked for, not confirmed yet"
