@@ -46,7 +46,7 @@ type bootLogs struct {
 
 func newBootLogs(files []LogFile, log *slog.Logger) *bootLogs {
 	l := &bootLogs{files: slices.Clone(files), log: log, have: map[attest.Log]uint64{}, end: map[attest.Log]uint64{}, sent: map[attest.Log]time.Time{}}
-	slices.SortFunc(l.files, func(a, b LogFile) int { return int(a.Log) - int(b.Log) })
+	slices.SortStableFunc(l.files, func(a, b LogFile) int { return int(a.Log) - int(b.Log) })
 	return l
 }
 

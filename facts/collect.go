@@ -137,10 +137,10 @@ func NewCollector(sources []Source, deadline time.Duration, uptime func() int64)
 				return nil, fmt.Errorf("cannot collect fact %d from %s: %s reports it already", k, src.Name(), o)
 			}
 			owner[k] = src.Name()
-			c.readings = append(c.readings, Reading{Key: k})
+			place, _ := slices.BinarySearchFunc(c.readings, Reading{Key: k}, byKey)
+			c.readings = slices.Insert(c.readings, place, Reading{Key: k})
 		}
 	}
-	slices.SortFunc(c.readings, byKey)
 	for i := range c.slots {
 		s := &c.slots[i]
 		for _, k := range s.keys {

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -181,7 +182,9 @@ func (r *bootRecord) measure(b *boot) {
 		}
 		r.readings[bootKernel] = b.root.kernelTime()
 		firmware := phase{fault: r.readings[bootKernel].fault} // of a container it would be the host's
-		if !firmware.is() {
+		if firmware.is() {
+			r.readings[bootFirmware], r.readings[bootLoader] = firmware, firmware
+		} else {
 			r.readings[bootFirmware], r.readings[bootLoader] = b.root.firmwareTime()
 			firmware = r.readings[bootLoader]
 		}
@@ -297,12 +300,97 @@ func (r *Root) kernelTime() phase {
 	return phase{start * (1000 / userHZ), f}
 }
 
-// firmwareTime is what the Firmware Performance Data Table tells (ACPI
-// specification, FPDT; kernel, ABI/testing/sysfs-firmware-acpi): when
-// the firmware started the boot loader, and from there to when the loader handed
-// over to the kernel. Firmware that was not asked to hand over, as on a boot
-// without UEFI, has no second stamp, and then the first says nothing either.
+// firmwareTime is when the firmware started the boot loader, and from there to
+// when the loader handed over to the kernel: by the loader's own EFI variables
+// (systemd, BOOT_LOADER_INTERFACE), else the firmware's table, else U-Boot's stages
+// in the device tree, which count from where U-Boot's clock began.
 func (r *Root) firmwareTime() (firmware, loader phase) {
+	if begin, f := r.loaderTime("LoaderTimeInitUSec"); f.status != facts.Absent {
+		end, g := r.loaderTime("LoaderTimeExecUSec")
+		if !f.is() && !g.is() && end < begin {
+			f = malformed("LoaderTimeExecUSec is before LoaderTimeInitUSec")
+		}
+		if f.is() {
+			g = f
+		}
+		return phase{begin / 1000, f}, phase{(end - begin) / 1000, g}
+	}
+	firmware, loader = r.firmwareTable()
+	if loader.status == facts.Absent {
+		if stage, f := r.bootstage(); f.status != facts.Absent {
+			loader = phase{stage / 1000, f}
+		}
+	}
+	return firmware, loader
+}
+
+// loaderVendor ends the names of the boot loader's EFI variables.
+const loaderVendor = "-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+// loaderTime returns a time in µs that the boot loader left in an EFI variable.
+func (r *Root) loaderTime(name string) (int64, fault) {
+	b, f := r.readFile(efivars + name + loaderVendor)
+	if f.is() {
+		return 0, f
+	}
+	return parseLoaderTime(b)
+}
+
+// parseLoaderTime reads a number in decimal that is text in UTF-16.
+func parseLoaderTime(b []byte) (int64, fault) {
+	text, f := parseEFIText(b)
+	n, ok := parseInt([]byte(text))
+	if f.is() || !ok || n < 0 || n > int64(time.Hour/time.Microsecond) {
+		return 0, malformed("the EFI variable is no time in µs")
+	}
+	return n, fault{}
+}
+
+// parseEFIText returns a text as efivarfs shows it: four bytes of attributes and
+// UTF-16 that ends with NUL.
+func parseEFIText(b []byte) (string, fault) {
+	bad := malformed("the EFI variable is no text in UTF-16")
+	if len(b) < 6 || len(b)%2 != 0 || b[len(b)-1] != 0 || b[len(b)-2] != 0 {
+		return "", bad
+	}
+	text := make([]byte, 0, len(b)/2)
+	for i := 4; i < len(b)-2; i += 2 {
+		if b[i+1] != 0 || b[i] < ' ' || b[i] > '~' { // what loaders write is ASCII
+			return "", bad
+		}
+		text = append(text, b[i])
+	}
+	return string(text), fault{}
+}
+
+// bootstage returns the last time in µs that U-Boot left in the device tree, a
+// word of big endian (U-Boot, CONFIG_BOOTSTAGE_FDT).
+func (r *Root) bootstage() (last int64, f fault) {
+	const dir = "proc/device-tree/bootstage"
+	names, f := r.list(dir)
+	if f.is() {
+		return 0, f
+	}
+	f = absent("the boot loader left no times in the device tree")
+	for _, n := range names {
+		b, g := r.readFile(dir + "/" + n + "/mark")
+		switch {
+		case g.status == facts.Absent: // a time that was added up
+		case g.is():
+			return 0, g
+		case len(b) != 4:
+			return 0, malformed("/" + dir + ": a mark is not four bytes")
+		default:
+			last, f = max(last, int64(binary.BigEndian.Uint32(b))), fault{}
+		}
+	}
+	return last, f
+}
+
+// firmwareTable is what the Firmware Performance Data Table tells (ACPI
+// specification, FPDT; kernel, ABI/testing/sysfs-firmware-acpi). Firmware that was not asked to hand over, as on a boot
+// without UEFI, has no second stamp, and then the first says nothing either.
+func (r *Root) firmwareTable() (firmware, loader phase) {
 	const dir = "sys/firmware/acpi/fpdt/boot/"
 	launch, f := r.readInt(dir + "bootloader_launch_ns")
 	var exit int64
@@ -311,7 +399,7 @@ func (r *Root) firmwareTime() (firmware, loader phase) {
 	}
 	switch {
 	case f.status == facts.Absent:
-		f = absent("neither systemd nor a Firmware Performance Data Table tells it")
+		f = absent("neither systemd, the boot loader nor a Firmware Performance Data Table tells it")
 	case f.is():
 	case launch == 0 || exit == 0:
 		f = absent("the Firmware Performance Data Table has no time of it")

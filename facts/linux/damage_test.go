@@ -59,6 +59,8 @@ func lawful(path, damage string) bool {
 		return damage == "empty" || damage == "long" || damage == "cut"
 	}
 	switch {
+	case slices.ContainsFunc(unitDirs, func(dir string) bool { return strings.HasPrefix(path, dir) }): // any content is one, and any link
+		return damage != "unreadable"
 	case strings.HasSuffix(path, "/io.stat"): // it did none yet
 		return damage == "empty"
 	case strings.HasSuffix(path, "/cmdline") && path != "proc/cmdline": // a process writes it as it likes

@@ -167,16 +167,28 @@ func parameter(cmdline []byte, name string) ([]byte, fault) {
 	return found, fault{}
 }
 
-// parseRootHash returns the dm-verity root hash of the command line
-// (systemd-veritysetup-generator(8)).
+// parseRootHash returns the dm-verity root hash of the command line: roothash
+// (systemd-veritysetup-generator(8)), else the digest of a verity target that
+// dm-mod.create sets up (kernel, admin-guide/device-mapper/dm-init and verity).
 func parseRootHash(cmdline []byte) ([]byte, fault) {
+	const digest = 9 // words after "verity"
 	text, f := parameter(cmdline, "roothash")
+	if f.status == facts.Absent {
+		table, tf := parameter(cmdline, "dm-mod.create")
+		words := bytes.FieldsFunc(table, func(c rune) bool { return c == ' ' || c == ',' || c == ';' })
+		at := slices.IndexFunc(words, func(w []byte) bool { return string(w) == "verity" })
+		if tf.is() && tf.status != facts.Absent {
+			f = tf
+		} else if at >= 0 {
+			text, f = words[min(at+digest, len(words)-1)], fault{}
+		}
+	}
 	if f.is() {
 		return nil, f
 	}
 	hash, err := hex.DecodeString(string(text))
 	if err != nil || len(hash) < 16 || len(hash) > facts.MaxBytes {
-		return nil, malformed(fmt.Sprintf("/proc/cmdline: roothash is not 16 to %d bytes in hexadecimal", facts.MaxBytes))
+		return nil, malformed(fmt.Sprintf("/proc/cmdline: the root hash is not 16 to %d bytes in hexadecimal", facts.MaxBytes))
 	}
 	return hash, fault{}
 }
@@ -237,7 +249,7 @@ func parseFlag(b []byte) (bool, fault) {
 // hardening are the settings of the running kernel, in the order of the facts
 // that readHardening reports before integrity.ptrace_scope and
 // integrity.core_pattern.
-var hardening = []string{"sys/module/module/parameters/sig_enforce", "proc/sys/kernel/modules_disabled", "proc/sys/kernel/kexec_load_disabled"}
+var hardening = []string{"sys/module/module/parameters/sig_enforce", "proc/sys/kernel/modules_disabled", "proc/sys/kernel/kexec_load_disabled", "sys/module/dm_verity/parameters/require_signatures"}
 
 func readHardening(r *Root, o *out) {
 	for i, path := range hardening {
@@ -256,14 +268,14 @@ func readHardening(r *Root, o *out) {
 	if !f.is() && (scope < 0 || scope > 3) {
 		f = malformed("ptrace_scope is not 0 to 3")
 	}
-	o.outcome(3, scope, f)
+	o.outcome(4, scope, f)
 	const pattern = "proc/sys/kernel/core_pattern"
 	if b, _ := r.readFile(pattern); string(b) == "\n" {
-		o.ok(4, facts.TextValue("")) // lawful: no core file has a name (core(5))
+		o.ok(5, facts.TextValue("")) // lawful: no core file has a name (core(5))
 		return
 	}
 	b, f := r.readText(pattern)
-	o.text(4, b, f)
+	o.text(5, b, f)
 }
 
 // parseAccounts returns the digest of who has an account: SHA-256 over the

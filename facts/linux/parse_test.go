@@ -56,6 +56,8 @@ var parsers = []parser{
 		names, f := parsePodmanNames(b)
 		return fmt.Sprint(names), f
 	}, "var/lib/containers/storage/overlay-containers/containers.json"},
+	{"loadertime", func(b []byte) (string, fault) { return num(parseLoaderTime(b)) }, "sys/firmware/efi/efivars/LoaderInfo" + loaderVendor},
+	{"efitext", func(b []byte) (string, fault) { return parseEFIText(b) }, "sys/firmware/efi/efivars/LoaderInfo" + loaderVendor},
 	{"uptime", func(b []byte) (string, fault) { return num(parseUptime(b)) }, "proc/uptime"},
 	{"pidstat", func(b []byte) (string, fault) {
 		name, n, f := parsePidStat(b)
@@ -210,6 +212,12 @@ func TestParsers(t *testing.T) {
 		{"docker", `{"Name":7}`, bad},
 		{"podman", `[{"id":"1a","names":["x","y"]},{"id":"2b"}]`, "map[1a:x]"},
 		{"podman", `[{"id":"1a","names":["x"]}`, bad}, // cut
+		{"loadertime", "\x06\x00\x00\x004\x002\x00\x00\x00", "42"},
+		{"loadertime", "\x06\x00\x00\x004\x002\x00", bad},         // cut
+		{"loadertime", "\x06\x00\x00\x00-\x002\x00\x00\x00", bad}, // before power-on
+		{"loadertime", "\x06\x00\x00\x004\x01\x00\x00", bad},
+		{"loadertime", "\x06\x00\x00\x00", bad},
+		{"efitext", "\x06\x00\x00\x00a\x00 \x00b\x00\x00\x00", "a b"},
 		{"uptime", "12.34 9.00\n", "12340"},
 		{"uptime", "12 9\n", bad},
 		{"pidstat", "1 (a) b (c)) S" + strings.Repeat(" 0", 18) + " 4711 0\n", "a) b (c) 4711"},
@@ -305,6 +313,9 @@ func TestParsers(t *testing.T) {
 		{"parameter", "rauc.slot=\n", bad},
 		{"parameter", "rauc.slots=A rauc.slot\n", "absent"},
 		{"roothash", "ro roothash=00112233445566778899aabbccddeeff\n", "00112233445566778899aabbccddeeff"},
+		{"roothash", "ro dm-mod.create=\"v,,,ro,0 8 verity 1 /dev/a /dev/b 4096 4096 1 2 sha256 00112233445566778899aabbccddeeff ab12\"\n", "00112233445566778899aabbccddeeff"},
+		{"roothash", "ro dm-mod.create=\"v,,,ro,0 8 verity 1 /dev/a\"\n", bad},
+		{"roothash", "ro dm-mod.create=\"v,,,ro,0 8 linear /dev/a 0\"\n", "absent"},
 		{"roothash", "ro roothash=0011\n", bad},
 		{"roothash", "ro roothash=/dev/x\n", bad},
 		{"roothash", "ro\n", "absent"},
@@ -485,6 +496,8 @@ func FuzzIOStat(f *testing.F)       { fuzz(f, "iostat") }
 func FuzzCgroupEvents(f *testing.F) { fuzz(f, "cgroupevents") }
 func FuzzDocker(f *testing.F)       { fuzz(f, "docker") }
 func FuzzPodman(f *testing.F)       { fuzz(f, "podman") }
+func FuzzLoaderTime(f *testing.F)   { fuzz(f, "loadertime") }
+func FuzzEFIText(f *testing.F)      { fuzz(f, "efitext") }
 func FuzzUptime(f *testing.F)       { fuzz(f, "uptime") }
 func FuzzPidStat(f *testing.F)      { fuzz(f, "pidstat") }
 func FuzzNetDev(f *testing.F)       { fuzz(f, "netdev") }

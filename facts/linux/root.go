@@ -169,15 +169,18 @@ func (r *Root) list(path string) ([]string, fault) {
 	return names, fault{}
 }
 
+// stat tells of the file at path, and follows links.
+func (r *Root) stat(path string) (os.FileInfo, error) {
+	if r.tree == nil {
+		return os.Stat("/" + path)
+	}
+	return r.tree.Stat(path)
+}
+
 // exists reports whether there is something at path, even something that cannot
 // be looked at.
 func (r *Root) exists(path string) bool {
-	var err error
-	if r.tree == nil {
-		_, err = os.Stat("/" + path)
-	} else {
-		_, err = r.tree.Stat(path)
-	}
+	_, err := r.stat(path)
 	return err == nil || faultOf("/"+path, err).status != facts.Absent
 }
 

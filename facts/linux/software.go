@@ -118,10 +118,32 @@ func (s *software) read(o *out) {
 	}
 	o.text(2, bytes.TrimSpace(b), f)
 
+	b, f = s.root.loaderVersion()
+	o.text(3, b, f)
+
 	if s.agent == "" {
 		f = absent("the agent was built without a version")
 	} else {
 		f = fault{}
 	}
-	o.text(3, []byte(s.agent), f)
+	o.text(4, []byte(s.agent), f)
+}
+
+// loaderVersion returns what the boot loader says of itself: U-Boot and barebox in
+// the device tree, others in an EFI variable.
+func (r *Root) loaderVersion() ([]byte, fault) {
+	for _, path := range []string{"proc/device-tree/chosen/u-boot,version", "proc/device-tree/chosen/barebox-version"} {
+		if b, f := r.readText(path); f.status != facts.Absent {
+			return b, f
+		}
+	}
+	b, f := r.readFile(efivars + "LoaderInfo" + loaderVendor)
+	var text string
+	if !f.is() {
+		text, f = parseEFIText(b)
+	}
+	if f.status == facts.Absent {
+		f = absent("no boot loader tells it in the device tree or an EFI variable")
+	}
+	return []byte(text), f
 }

@@ -234,7 +234,7 @@ func (s *services) read(o *out) {
 		o.faults(absent("services are not asked for"))
 		return
 	case !s.root.systemd():
-		o.faults(absent("systemd does not run here"))
+		s.openRC(o)
 		return
 	}
 	if now, news := s.root.now(), s.events.ofServices(); !s.asked || news != s.news || now-s.at > int64(facts.SlowPeriod/2) {
@@ -247,4 +247,22 @@ func (s *services) read(o *out) {
 	}
 	o.set(0, s.active)
 	o.set(1, s.failed)
+}
+
+// openRC reports what OpenRC has started and what failed to start: it keeps a
+// link for each service (OpenRC, librc).
+func (s *services) openRC(o *out) {
+	const dir = "run/openrc/"
+	if !s.root.exists(dir + "started") {
+		o.faults(absent("neither systemd nor OpenRC runs here"))
+		return
+	}
+	for i, state := range []string{"started", "failed"} {
+		names, f := s.root.list(dir + state)
+		if f.is() && (f.status != facts.Absent || state == "started") {
+			o.fault(i, f)
+			continue
+		}
+		o.set(i, append([]string{}, names...))
+	}
 }
