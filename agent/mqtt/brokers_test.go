@@ -68,8 +68,9 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 // signer hides the kind of the key, as a TPM does.
 type signer struct{ crypto.Signer }
 
-func (p *pki) issue(name string) tls.Certificate {
-	key := newKey(p.t)
+func (p *pki) issue(name string) tls.Certificate { return p.issueFor(name, signer{newKey(p.t)}) }
+
+func (p *pki) issueFor(name string, key crypto.Signer) tls.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -77,11 +78,11 @@ func (p *pki) issue(name string) tls.Certificate {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, p.cert, &key.PublicKey, p.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, p.cert, key.Public(), p.key)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: signer{key}}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func (p *pki) client(name string) *tls.Config {

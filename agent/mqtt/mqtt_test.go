@@ -22,6 +22,8 @@ import (
 
 	"github.com/miotfacts/miotfacts/agent/mqtt"
 	"github.com/miotfacts/miotfacts/agent/spool"
+	"github.com/miotfacts/miotfacts/attest/tpm"
+	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
 )
 
 const (
@@ -268,6 +270,28 @@ func TestDelivery(t *testing.T) {
 				})
 			})
 		}
+	})
+}
+
+// The key of the connection is in a TPM and signs each handshake there.
+func TestKeyInTPM(t *testing.T) {
+	brokers(t, func(t *testing.T, ca *pki, b broker) {
+		dev, err := tpm.Open(tpmtest.Start(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { dev.Close() })
+		if _, err := dev.Provision(); err != nil {
+			t.Fatal(err)
+		}
+		b.start()
+		cfg := config(b.addr(), ca)
+		cfg.TLS.Certificates = []tls.Certificate{ca.issueFor(device, dev.Signer())}
+		v := newVerifier(t, ca, b.addr(), nil)
+		sp := newSpool(t)
+		add(t, sp, spool.Routine, "report", "by a TPM")
+		start(t, cfg, sp, nil)
+		until(t, "it arrived", func() bool { return slices.Equal(v.messages(), []string{"report by a TPM"}) && left(sp) == 0 })
 	})
 }
 
