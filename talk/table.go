@@ -41,13 +41,16 @@ func Workbench() Options {
 	return Options{Flows: 1 << 16, Peers: MaxPeers, Names: 1 << 16, Begin: 64 << 20}
 }
 
-// portQUIC is where a filter takes short headers for those of QUIC.
-const portQUIC = 443
+const (
+	portDNS  = 53
+	portQUIC = 443 // where a filter takes short headers for those of QUIC
+)
 
 // How long a connection without packets is watched, in nanoseconds.
 const (
 	idleUDP    = int64(2 * time.Minute)
 	idleClosed = int64(10 * time.Second) // for what comes late
+	idleLost   = int64(2 * time.Minute)
 	sweepEvery = int64(5 * time.Second)
 )
 
@@ -148,15 +151,16 @@ func (t *Table) Add(p Packet) (began Conn, ok bool) {
 		t.loss.Other++
 		return began, false
 	}
-	if s.proto == UDP && s.src.Port() == 53 && p.Way != Sent {
-		t.answer(s.payload)
-	}
 	k, _ := place(s.proto, s.src, s.dst)
 	f := t.flows[k]
 	opens := s.proto == TCP && s.flags&(flagSYN|flagACK) == flagSYN
-	if f != nil && opens && f.closed {
+	if f != nil && opens && f.over(s) {
 		t.end(f) // the port is used again
 		f = nil
+	}
+	// Anybody can send an answer; a name has to be asked for.
+	if s.proto == UDP && s.src.Port() == portDNS && f != nil && s.dst == f.Local && f.out > 0 {
+		t.answer(s.payload)
 	}
 	if f == nil {
 		if s.proto == TCP && s.flags&flagRST != 0 {
@@ -173,6 +177,16 @@ func (t *Table) Add(p Packet) (began Conn, ok bool) {
 		t.segment(f, s)
 	}
 	return f.Conn, ok
+}
+
+// over reports whether a segment that opens a connection opens another one than f:
+// the end of f was not seen, or f was only told of. Sent again it is the same.
+func (f *flow) over(s segment) bool {
+	d := &f.sent
+	if s.src != f.Local {
+		d = &f.received
+	}
+	return f.closed || !f.started || d.known && d.base != s.seq+1
 }
 
 // see moves the time forward and now and then ends what is over.
@@ -375,7 +389,7 @@ func (t *Table) read(f *flow, d *stream, last bool) {
 
 // dns reads an answer of DNS over TCP: its length stands before it.
 func (t *Table) dns(f *flow, d *stream) {
-	if f.Remote.Port() == 53 && d == &f.received && len(d.data) > 2 {
+	if f.Remote.Port() == portDNS && d == &f.received && len(d.data) > 2 {
 		t.answer(d.data[2:])
 	}
 }
@@ -507,6 +521,23 @@ func (t *Table) Tell(at int64, s Socket) {
 	if s.Counted {
 		f.told = true
 		f.sent.high, f.received.high = max(f.sent.high, s.Out), max(f.received.high, s.In)
+	}
+}
+
+// Lost ends the TCP connections that were silent for a while and that the kernel
+// no longer has: the end of one that breaks off is no packet. at is in Unix
+// nanoseconds.
+func (t *Table) Lost(at int64, has func(Conn) bool) {
+	t.see(at)
+	for e := t.recent.Front(); e != nil; {
+		f := e.Value.(*flow)
+		e = e.Next()
+		if at-f.last < idleLost {
+			return // those behind it were seen later
+		}
+		if f.Protocol == TCP && !has(f.Conn) {
+			t.end(f)
+		}
 	}
 }
 

@@ -258,6 +258,7 @@ func TestNames(t *testing.T) {
 		{"a pointer to itself", append(answer("a.example")[:12], 0xc0, 12, 0, 1, 0, 1), server, ""},
 	} {
 		s := newStory(talk.Workbench())
+		s.udp(device, dns, answer("a.example")) // somebody has to ask
 		s.udp(dns, device, c.answer)
 		from := device
 		if c.peer.Addr().Is6() {
@@ -368,6 +369,7 @@ func TestBoundsAndLoss(t *testing.T) {
 	for i := range 100 {
 		from := netip.AddrPortFrom(device.Addr(), uint16(1000+i))
 		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), 443)
+		s.udp(device, dns, answer("a.example"))
 		s.udp(dns, device, answer("a.example", [2]string{"a.example", to.Addr().String()}))
 		s.tcp(from, to, syn, 1, nil)
 		s.tcp(to, from, syn|ack, 1, nil)
@@ -390,7 +392,7 @@ func TestBoundsAndLoss(t *testing.T) {
 		t.Errorf("%d peers, the limit is 5", len(r.Peers))
 	}
 	l := r.Loss
-	if l.Packets != 405 || l.Broken != 2 || l.Other != 1 || l.Fragments != 2 || l.Dropped != 7 || l.Names != 97 || l.Flows == 0 || l.Hellos == 0 || l.Peers == 0 {
+	if l.Packets != 505 || l.Broken != 2 || l.Other != 1 || l.Fragments != 2 || l.Dropped != 7 || l.Names != 97 || l.Flows == 0 || l.Hellos == 0 || l.Peers == 0 {
 		t.Errorf("loss: %+v", l)
 	}
 }
@@ -414,6 +416,66 @@ func TestRetentionAndRestart(t *testing.T) {
 	late := again.table.Record(again.at + int64(26*time.Hour))
 	if len(late.Peers) != 0 || late.Loss.Expired != 1 {
 		t.Errorf("kept too long: %+v", late)
+	}
+}
+
+// A name that nobody asked for is nobody's.
+func TestAnswerWithoutQuestion(t *testing.T) {
+	s := newStory(talk.Workbench())
+	s.udp(dns, device, answer("a.example", [2]string{"a.example", server.Addr().String()}))
+	s.tcp(device, server, syn, 1, nil)
+	for _, p := range s.table.Record(0).Peers {
+		if p.Name != "" {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
+// A port that is used again without an end that was seen is another connection;
+// a SYN that is sent again is not.
+func TestPortUsedAgain(t *testing.T) {
+	s := newStory(talk.Workbench())
+	s.tcp(device, server, syn, 1000, nil)
+	s.tcp(device, server, syn, 1000, nil)
+	s.tcp(server, device, syn|ack, 1, nil)
+	if p := s.only(t); p.Attempts != 1 || p.Answered != 1 {
+		t.Errorf("sent again: %+v", p)
+	}
+	s.tcp(device, server, syn, 99999, nil)
+	if p := s.only(t); p.Attempts != 2 || p.Answered != 1 {
+		t.Errorf("used again: %+v", p)
+	}
+	told := newStory(talk.Workbench())
+	told.table.Tell(told.at, talk.Socket{Conn: talk.Conn{Protocol: talk.TCP, Local: device, Remote: server}})
+	told.tcp(device, server, syn, 1, nil)
+	if p := told.only(t); p.Attempts != 2 || p.Answered != 1 {
+		t.Errorf("after one that was told of: %+v", p)
+	}
+}
+
+// What breaks off has no last packet; the kernel knows that it is gone. So the
+// row can expire.
+func TestLost(t *testing.T) {
+	o := talk.Workbench()
+	o.Keep = time.Hour
+	s := newStory(o)
+	s.tcp(device, server, syn, 1, nil)
+	s.tcp(server, device, syn|ack, 1, nil)
+	there := map[talk.Conn]bool{{Protocol: talk.TCP, Local: device, Remote: server}: true}
+	has := func(c talk.Conn) bool { return there[c] }
+	late := s.at + int64(3*time.Hour)
+	s.table.Lost(late, has)
+	if r := s.table.Record(late); len(r.Peers) != 1 {
+		t.Errorf("the kernel has it: %+v", r)
+	}
+	clear(there)
+	s.table.Lost(s.at+int64(time.Minute), has)
+	if !s.table.Watches(talk.Conn{Protocol: talk.TCP, Local: device, Remote: server}) {
+		t.Error("given up after a minute")
+	}
+	s.table.Lost(late, has)
+	if r := s.table.Record(late); len(r.Peers) != 0 || r.Loss.Expired != 1 {
+		t.Errorf("the kernel has it no longer: %+v", r)
 	}
 }
 
@@ -484,6 +546,7 @@ func FuzzPackets(f *testing.F) {
 		data = data[:min(len(data), 32<<10)]
 		s := newStory(talk.Options{Flows: 4, Peers: 4, Names: 4, Begin: 8 << 10})
 		s.raw(data)
+		s.udp(device, dns, data)
 		s.udp(dns, device, data)
 		s.udp(device, server, data)
 		s.udp(server, device, data)

@@ -37,6 +37,12 @@ func BenchmarkLive(b *testing.B) {
 	lasted := time.Since(begun)
 	got := r.now(b)
 	used := r.cpu(b) - start
+	if status, err := os.ReadFile("/proc/" + strconv.Itoa(r.cmd.Process.Pid) + "/status"); err == nil {
+		_, rest, _ := strings.Cut(string(status), "VmHWM:")
+		if kib, err := strconv.ParseFloat(strings.Fields(rest + " -")[0], 64); err == nil {
+			b.ReportMetric(kib/1024, "MiB-at-most")
+		}
+	}
 	n := float64(b.N)
 	b.ReportMetric(used.Seconds()*1000/n, "cpu-ms/1000conn")
 	b.ReportMetric(float64(got.Loss.Packets-before.Packets)/n, "packets/op")

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -317,6 +318,13 @@ openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 
 			return up
 		})
 	}
+
+	// Nor is there anything left of those connections that would still be heard.
+	waitFor(t, "quiet", func() bool {
+		table, err := l.device.command("cat", "/proc/net/tcp").Output()
+		lines := strings.Split(strings.TrimSpace(string(table)), "\n")
+		return err == nil && !slices.ContainsFunc(lines[1:], func(line string) bool { return strings.Fields(line)[3] != "06" }) // TIME_WAIT
+	})
 
 	r := l.record(t, "")
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))

@@ -38,6 +38,7 @@ type recorder struct {
 	second   int64 // in which they were asked
 	dropped  uint64
 	missing  int
+	passing  bool // it was said that packets are left out
 }
 
 // run listens until it is told to end.
@@ -240,8 +241,12 @@ func (r *recorder) ask(at int64) {
 		r.log.Warn("cannot ask the kernel for connections", "error", err)
 		return
 	}
-	open := make(map[talk.Conn][2]uint64, len(all))
+	open, there := make(map[talk.Conn][2]uint64, len(all)), make(map[talk.Conn]bool, len(all))
 	for _, s := range all {
+		there[s.Conn] = true
+		if !s.Established() {
+			continue
+		}
 		if s.Remote.Addr().IsLoopback() && r.packets.Everywhere() {
 			continue
 		}
@@ -261,6 +266,7 @@ func (r *recorder) ask(at int64) {
 		})
 	}
 	r.before = open
+	r.table.Lost(at, func(c talk.Conn) bool { return there[c] })
 }
 
 // count takes what the kernel lost into the record.
@@ -280,6 +286,10 @@ func (r *recorder) write() error {
 	if r.dropped > 0 {
 		r.log.Warn("packets were lost: they came faster than they were read", "packets", r.dropped)
 		r.dropped = 0
+	}
+	if r.packets.Passing > 0 && !r.passing {
+		r.passing = true
+		r.log.Info("what the device forwards for others is left out")
 	}
 	data, err := r.table.Record(time.Now().UnixNano()).Encode()
 	if err != nil {

@@ -26,8 +26,11 @@ const (
 	infoReceived    = 128
 
 	stateEstablished = 1
+	stateTimeWait    = 6
+	stateClose       = 7
 	stateCloseWait   = 8
 	stateListen      = 10
+	allStates        = 1<<13 - 1
 
 	noCookie = 0xffffffff
 )
@@ -89,11 +92,14 @@ func (s *Sockets) Of(c talk.Conn) (Socket, error) {
 	return found[0], nil
 }
 
-// All returns the TCP connections that are established, and the listening ports.
+// Established reports whether bytes can still come in.
+func (s Socket) Established() bool { return s.State == stateEstablished || s.State == stateCloseWait }
+
+// All returns the TCP connections that have not ended, and the listening ports.
 func (s *Sockets) All() (connections []Socket, listening map[uint16]bool, err error) {
 	listening = map[uint16]bool{}
 	for _, six := range []bool{false, true} {
-		err := s.ask(request{protocol: talk.TCP, six: six, states: 1<<stateEstablished | 1<<stateCloseWait | 1<<stateListen}, func(x Socket) {
+		err := s.ask(request{protocol: talk.TCP, six: six, states: allStates &^ (1<<stateTimeWait | 1<<stateClose)}, func(x Socket) {
 			if x.State == stateListen {
 				listening[x.Local.Port()] = true
 			} else {
