@@ -110,7 +110,7 @@ type Device struct {
 	Crossing   *attest.History `cbor:"32,keyasint,omitempty"` // of the newest alarm, until the device operates again
 	Crossed    *Crossed        `cbor:"33,keyasint,omitempty"` // names the fact of Crossing; nil when no manifest did
 	Deferral   *Deferral       `cbor:"34,keyasint,omitempty"` // of Pause
-	Maintained int64           `cbor:"35,keyasint,omitempty"` // when the maintenance ends at the latest
+	Maintained int64           `cbor:"39,keyasint,omitempty"` // when the maintenance ends at the latest
 	Challenge  *Challenge      `cbor:"31,keyasint,omitempty"` // not yet answered
 
 	RetiredAt  int64        `cbor:"35,keyasint,omitempty"` // decommissioned

@@ -317,6 +317,7 @@ func (v *Verifier) approve(now int64, id attest.UEID, by string, replaces *attes
 	d.Chain++
 	d.First, d.Missing, d.GapAt, d.Sequence, d.Digest, d.LastSeen = 0, 0, 0, 0, [32]byte{}, 0
 	d.Stage, d.Tier, d.Findings, d.Pause, d.Manifest, d.Boot, d.Dropped = 0, 0, nil, nil, nil, nil, 0
+	d.Deferral, d.Maintained = nil, 0
 	d.Clock, d.Challenge = nil, nil
 	if err := v.save(d); err != nil {
 		return nil, err
