@@ -58,6 +58,7 @@ WantedBy=multi-user.target
 
 // A kit is what all machines of a run are put together from.
 type kit struct {
+	source string // of this repository
 	dir    string // temporary
 	bin    string // the commands, for this machine
 	boot   string // unpacked boot packages
@@ -77,7 +78,7 @@ func newKit(ctx context.Context, repo, dir string) (*kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kit{dir: dir, bin: filepath.Join(dir, "bin"), boot: boot, kernel: filepath.Join(dir, "kernel"), initrd: filepath.Join(dir, "initrd")}
+	k := &kit{source: repo, dir: dir, bin: filepath.Join(dir, "bin"), boot: boot, kernel: filepath.Join(dir, "kernel"), initrd: filepath.Join(dir, "initrd")}
 	l := &lab.Lab{Ctx: ctx, Dir: k.bin}
 	if err := errors.Join(os.MkdirAll(k.bin, 0o755), l.Build()); err != nil {
 		return nil, err

@@ -160,9 +160,13 @@ func (b *bench) variant(ctx context.Context, k *kit, v variant, how string) erro
 	if !v.noTPM {
 		b.check(v.name, "the firmware's log replays to the PCRs", func() (string, error) { return d.replays(ctx) })
 	}
+	if d.expected != nil {
+		b.check(v.name, "its boot is as predicted from the image", func() (string, error) { return d.asPredicted(ctx) })
+	}
 	if err := d.sign(ctx, 1); err != nil {
 		return err
 	}
+	d.expected = nil // later boots are of other images
 	if err := d.hospital(); err != nil {
 		return err
 	}
