@@ -135,6 +135,8 @@ func bundleFields(t *testing.T, data []byte, b *attest.Bundle) []string {
 		case i == 0:
 			mark(events, 0, log.Events[1].Offset, "header")
 			continue
+		case e.Type == eventlog.SCRTMVersion:
+			mark(events, at, at+len(e.Data), "version")
 		case e.Proof(eventlog.SHA256) == eventlog.NotCovered:
 			mark(events, at, at+len(e.Data), "words")
 		case e.Proof(eventlog.SHA256) == eventlog.ValueProved:
