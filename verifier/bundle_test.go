@@ -18,11 +18,12 @@ import (
 // harmlessInBundle are the parts of a bundle that no decision depends on, with the
 // reason. What is flipped anywhere else must be refused, or make the device deviate.
 var harmlessInBundle = map[string]string{
-	"packed": "the log's parts in the message: the bundle has their logs, and takes no part twice",
-	"header": "the event log's header: platform class, versions, size of UINTN, its PCR",
-	"type":   "what an event is said to be, where its digest is over something else",
-	"words":  "data of an event whose digest is over something else, such as the path of a file",
-	"name":   "what is around a value whose digest is over the value alone: GUID and name of a boot variable",
+	"packed":  "the log's parts in the message: the bundle has their logs, and takes no part twice",
+	"header":  "the event log's header: platform class, versions, size of UINTN, its PCR",
+	"type":    "what an event is said to be, where its digest is over something else",
+	"words":   "data of an event whose digest is over something else, such as the path of a file",
+	"version": "the firmware's version in words, which some firmware hashes otherwise: the digest is compared",
+	"name":    "what is around a value whose digest is over the value alone: GUID and name of a boot variable",
 }
 
 // Every byte of a good bundle with its event log and its IMA list flipped once, and
