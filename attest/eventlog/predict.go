@@ -70,3 +70,13 @@ func minimal(system []Event) *Log {
 	}
 	return log
 }
+
+// Measures says whether the log extends something of a component into a PCR.
+func (l *Log) Measures(pcr int, c Component) bool {
+	for i, of := range l.components() {
+		if e := &l.Events[i]; of == c && e.PCR == pcr && e.extends() {
+			return true
+		}
+	}
+	return false
+}

@@ -226,15 +226,23 @@ func mangle(section []byte) string {
 }
 
 // Kernel predicts the boot of a kernel with an EFI stub, which the firmware
-// starts itself: EDK2, or U-Boot's bootefi. Without initrd, nil; or where the
-// kernel reads it itself, by initrd= on its command line.
-func Kernel(kernel, initrd []byte, cmdline string) (*Boot, error) {
+// starts itself: EDK2, or U-Boot's bootefi. Initrd is nil without one. Where the
+// kernel reads it itself, by initrd= on its command line, it is not measured: the
+// log of another such boot, nil if there is none, says whether it is.
+func Kernel(kernel, initrd []byte, cmdline string, other *eventlog.Log) (*Boot, error) {
 	digest, err := Authenticode(kernel)
 	if err != nil {
 		return nil, fmt.Errorf("cannot predict boot of kernel: %w", err)
 	}
 	boot := &Boot{PCRs: []int{4, 9}, Cmdline: cmdline, Events: append([]Event{application(digest)}, stub(cmdline, initrd)...)}
-	if len(initrd) > 0 && strings.Contains(" "+cmdline, " initrd=") {
+	switch {
+	case len(initrd) == 0:
+	case other != nil:
+		if !other.Measures(9, eventlog.Initrd) {
+			boot.Notes = append(boot.Notes, "the initial RAM disk is not measured, as it was not in the log that was given")
+			boot.Events = boot.Events[:len(boot.Events)-1]
+		}
+	case strings.Contains(" "+cmdline, " initrd="):
 		boot.Notes = append(boot.Notes, "initrd= is on the command line: if the kernel reads it itself and not from the firmware, it is not measured")
 		boot.Events[len(boot.Events)-1].Optional = true
 	}

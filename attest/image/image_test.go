@@ -172,7 +172,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestKernel(t *testing.T) {
-	boot, err := Kernel(imagetest.Kernel("kernel"), []byte("initrd"), "quiet")
+	boot, err := Kernel(imagetest.Kernel("kernel"), []byte("initrd"), "quiet", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +180,22 @@ func TestKernel(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	// U-Boot's bootefi leaves reading the disk to the kernel, which does not measure it then.
-	if boot, err = Kernel(imagetest.Kernel("kernel"), []byte("initrd"), `quiet initrd=\initrd`); err != nil || !boot.Events[2].Optional {
+	if boot, err = Kernel(imagetest.Kernel("kernel"), []byte("initrd"), `quiet initrd=\initrd`, nil); err != nil || !boot.Events[2].Optional {
 		t.Errorf("%v", err)
+	}
+	for name, want := range map[string]int{"edk2": 3, "uboot": 2} {
+		data, err := os.ReadFile("../../testdata/boot/" + name + "/bios.bin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := eventlog.Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot, err := Kernel(imagetest.Kernel("kernel"), []byte("initrd"), "quiet initrd=initrd", other)
+		if err != nil || len(boot.Events) != want || boot.Events[want-1].Optional {
+			t.Errorf("as %s: %d events, %v", name, len(boot.Events), err)
+		}
 	}
 	b := Bootm([]byte("kernel"), []byte("initrd"), "quiet")
 	var got []string
@@ -265,6 +279,6 @@ func FuzzUKI(f *testing.F) {
 				t.Fatal("an event without a digest")
 			}
 		}
-		_, _ = Kernel(data, nil, boot.Cmdline)
+		_, _ = Kernel(data, nil, boot.Cmdline, nil)
 	})
 }

@@ -83,20 +83,8 @@ PCR 9 is as Linux 6.12 has it.`,
 			files[name] = data
 		}
 		text := strings.TrimRight(string(files[cmdline]), "\r\n")
-		var b *image.Boot
-		var err error
-		switch {
-		case uki != "":
-			b, err = image.UKI(files[uki])
-		case bootm:
-			b = image.Bootm(files[kernel], files[initrd], text)
-		default:
-			b, err = image.Kernel(files[kernel], files[initrd], text)
-		}
-		if err != nil {
-			return fail(exitRefused, "give the file that the firmware starts", "%s: %w", uki+kernel, err)
-		}
 		var firmware *eventlog.Log
+		var err error
 		if base != "" {
 			if firmware, err = readEventLog(c, base); err != nil {
 				return err
@@ -104,7 +92,20 @@ PCR 9 is as Linux 6.12 has it.`,
 			if !slices.Contains(firmware.Banks, eventlog.SHA256) {
 				return fail(exitRefused, "the bank SHA-256 must be active in the firmware", "%s has banks %v", base, firmware.Banks)
 			}
-		} else {
+		}
+		var b *image.Boot
+		switch {
+		case uki != "":
+			b, err = image.UKI(files[uki])
+		case bootm:
+			b = image.Bootm(files[kernel], files[initrd], text)
+		default:
+			b, err = image.Kernel(files[kernel], files[initrd], text, firmware)
+		}
+		if err != nil {
+			return fail(exitRefused, "give the file that the firmware starts", "%s: %w", uki+kernel, err)
+		}
+		if base == "" {
 			b.PCRs = slices.DeleteFunc(b.PCRs, func(pcr int) bool { return pcr == 1 })
 			b.Notes = append(b.Notes, "without --firmware-log PCR 4 is as the specification has it, and no PCR of the firmware is among the references")
 		}

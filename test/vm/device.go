@@ -148,7 +148,7 @@ func (d *device) predict(k *kit, hw hardware) error {
 			return err
 		}
 	case d.v.name == "uboot": // and here the kernel reads it itself, unmeasured
-		args = append(args, "--kernel", k.kernel, "--cmdline", d.Path("cmdline"))
+		args = append(args, "--kernel", k.kernel, "--initrd", k.initrd, "--cmdline", d.Path("cmdline"))
 		if err := d.Write("cmdline", hw.cmdline+` initrd=\\initrd`); err != nil {
 			return err
 		}
