@@ -104,11 +104,13 @@ func newLab(t testing.TB) *lab {
 ip link add device type veth peer name world
 ip link set world netns /proc/self/fd/4
 ip addr add 10.77.0.2/24 dev device
+ip addr add fd77::2/64 dev device nodad
 ip link set device up
 ip route add default via 10.77.0.1`)
 	join.ExtraFiles = append(join.ExtraFiles, l.world.file)
 	for _, c := range []*exec.Cmd{join, l.world.command("sh", "-ec", `ip link set lo up
 ip addr add 10.77.0.1/24 dev world
+ip addr add fd77::1/64 dev world nodad
 for i in 5 6 7 8; do ip addr add 203.0.113.$i/32 dev world; done
 ip link set world up`)} {
 		if out, err := c.CombinedOutput(); err != nil {
@@ -394,6 +396,25 @@ openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 
 		_, err = io.ReadFull(conn, bytesOf(7))
 		return err
 	})
+	var six net.Listener
+	l.world.in(t, func() (err error) { six, err = net.Listen("tcp", "[fd77::1]:1884"); return err })
+	defer six.Close()
+	l.device.in(t, func() error {
+		conn, err := net.Dial("tcp", "[fd77::1]:1884")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = io.WriteString(conn, "hello")
+		return err
+	})
+	if conn, err := six.Accept(); err != nil {
+		t.Fatal(err)
+	} else if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Fatal(err)
+	} else {
+		conn.Close()
+	}
 	l.device.in(t, func() error { // QUIC of RFC 9001, appendix A.2, which asks for example.com
 		text, err := os.ReadFile("../../talk/testdata/quic-initial.hex")
 		if err != nil {
@@ -457,7 +478,10 @@ openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 
 	if p := find(t, got, "10.77.0.1:2222"); !p.Inbound || p.In != 11 || p.Out != 0 || p.Name != "" {
 		t.Errorf("called: %+v", p)
 	}
-	if len(got.Peers) != 6 || got.Loss.Dropped != 0 || got.Loss.Broken != 0 || got.Loss.Hellos != 0 {
+	if p := find(t, got, "[fd77::1]:1884"); p.Out != 5 || p.In != 0 || p.Security != talk.SecurityNone || p.Inbound {
+		t.Errorf("IPv6: %+v", p)
+	}
+	if len(got.Peers) != 7 || got.Loss.Dropped != 0 || got.Loss.Broken != 0 || got.Loss.Hellos != 0 {
 		t.Errorf("%d peers, loss %+v", len(got.Peers), got.Loss)
 	}
 	if info, err := os.Stat(r.file); err != nil || info.Mode().Perm() != 0o600 {
@@ -508,6 +532,37 @@ func query(name string) []byte {
 		b = append(append(b, byte(len(label))), label...)
 	}
 	return append(b, 0, 0, 1, 0, 1)
+}
+
+// An interface that is not there at the start is listened to when it has come,
+// and no other is.
+func TestInterfaceThatComesLater(t *testing.T) {
+	l := newLab(t)
+	knock := func(port int) {
+		l.device.in(t, func() error {
+			if conn, err := net.Dial("tcp", fmt.Sprintf("203.0.113.5:%d", port)); err == nil {
+				conn.Close()
+			}
+			return nil
+		})
+	}
+	r := l.record(t, `interfaces = ["later"]`)
+	knock(1001)
+	if got := r.now(t); len(got.Peers) != 0 || got.Loss.Packets != 0 {
+		t.Errorf("another interface is heard: %+v", got)
+	}
+	if out, err := l.device.command("sh", "-ec", "ip link set device down; ip link set device name later; ip link set later up; ip route add default via 10.77.0.1").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.now(t) // it looks again
+	knock(1002)
+	got := r.end(t, syscall.SIGTERM)
+	if p := find(t, got, "203.0.113.5:1002"); p.Attempts != 1 || len(got.Peers) != 1 {
+		t.Errorf("%+v", got)
+	}
+	if !strings.Contains(r.said.String(), "interfaces are not there") {
+		t.Errorf("it does not say so: %s", r.said)
+	}
 }
 
 // More packets than the ring has room for, while nobody reads them: what is not

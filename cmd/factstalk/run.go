@@ -174,6 +174,7 @@ func (r *recorder) loop(stop int, told <-chan os.Signal) error {
 		for len(told) > 0 {
 			s := <-told
 			r.drain()
+			r.look()
 			r.ask(time.Now().UnixNano())
 			if err := r.write(); err != nil {
 				return fail(exitFailed, "", err)
