@@ -312,7 +312,10 @@ func (a *Agent) judge(now time.Time, snapshot facts.Snapshot) {
 	}
 	a.state = next
 	if do.Restart {
+		// Also a reading from before the resume says nothing about now: an
+		// event may be what comes next, and it reads its own fact only.
 		a.compare.Restart()
+		a.snapshot = a.collector.CollectAgain(now)
 		a.results = a.compare.Compare(a.snapshot)
 		a.reason, a.effects = "", 0
 	}

@@ -422,6 +422,67 @@ func TestMaintenance(t *testing.T) {
 	b.stage(reference.StagePaused)
 }
 
+// resumed lets the enforcer accept a resume.
+func (e *enforcer) resumed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status = failsafe.Status{Latch: appraise.LatchClear}
+}
+
+// TestResumeReadsAnew wants no reading from before a resume to pause again: not
+// that of a fact that is read once a minute, and not that of a fast one when an
+// event comes first.
+func TestResumeReadsAnew(t *testing.T) {
+	for _, cadence := range []facts.Cadence{facts.Fast, facts.Slow} {
+		b := newBench(t, func(m *reference.Manifest) {
+			m.FailSafe = append(m.FailSafe, reference.Rule{Fact: 70, Op: reference.SubsetOf, Values: []facts.Value{facts.SetValue([]string{"tcp/0.0.0.0:22"})}})
+		})
+		b.fast.cadence = cadence
+		b.round()
+		b.round()
+		b.stage(reference.StageOperating)
+		b.fast.set(70, facts.SetValue([]string{"tcp/0.0.0.0:22", "tcp/0.0.0.0:4444"}))
+		b.now = b.now.Add(facts.SlowPeriod)
+		b.round()
+		b.round()
+		b.stage(reference.StagePaused)
+		b.fast.set(70, facts.SetValue([]string{"tcp/0.0.0.0:22"}))
+		b.enforcer.resumed()
+		b.agent.link.ask(t.Context())
+		for range 3 {
+			b.now = b.now.Add(roundPause)
+			b.agent.eventRound(b.now)
+		}
+		b.agent.link.ask(t.Context())
+		if s := b.agent.state.Stage; s == reference.StagePaused || len(b.enforcer.requests) != 1 {
+			t.Errorf("cadence %v: %s after the resume, %d requests", cadence, s, len(b.enforcer.requests))
+		}
+	}
+}
+
+// TestShortPause wants a pause that was resumed before the loop looked again not
+// to be asked for a second time.
+func TestShortPause(t *testing.T) {
+	b := newBench(t, nil)
+	b.round()
+	b.round()
+	b.stage(reference.StageOperating)
+	b.fast.set(1000, facts.IntValue(620))
+	for range 4 {
+		b.round()
+	}
+	b.stage(reference.StagePaused)
+	b.fast.set(1000, facts.IntValue(100))
+	b.enforcer.resumed()
+	for range 4 {
+		b.round()
+	}
+	b.stage(reference.StageOperating)
+	if n := len(b.enforcer.requests); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestNeverOperating(t *testing.T) {
 	for _, tt := range []struct {
 		name string

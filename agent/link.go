@@ -25,6 +25,7 @@ type link struct {
 	resume  [][]byte
 	status  failsafe.Status
 	at      time.Time // of status; zero before the first
+	unseen  bool      // a pause of which latch has not told yet
 	refused []string  // resumes that the enforcer refused, in words
 }
 
@@ -84,6 +85,7 @@ func (l *link) ask(ctx context.Context) {
 	}
 	l.mu.Lock()
 	changed := l.at.IsZero() || status.Latch != l.status.Latch || len(status.Effects) != len(l.status.Effects) || putOff(status) != putOff(l.status)
+	l.unseen = l.unseen || status.Latch == appraise.LatchPaused && l.status.Latch != appraise.LatchPaused
 	l.status, l.at = status, l.now()
 	if request != nil && status.Latch == appraise.LatchPaused {
 		l.asking = false
@@ -132,10 +134,15 @@ func (l *link) hand(document []byte) {
 }
 
 // latch returns what the enforcer said last, Unknown when that is too long ago,
-// and with LatchMaintenance how long it lasts.
+// and with LatchMaintenance how long it lasts. A pause is told of once, also when it
+// was over before anybody asked: else it would be asked for again.
 func (l *link) latch(now time.Time) (appraise.Latch, *failsafe.Maintenance) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.unseen {
+		l.unseen = false
+		return appraise.LatchPaused, nil
+	}
 	if l.at.IsZero() || now.Sub(l.at) > enforcerFresh || (l.status.Latch == appraise.LatchMaintenance) != (l.status.Maintenance != nil) {
 		return appraise.LatchUnknown, nil
 	}

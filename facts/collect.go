@@ -182,6 +182,15 @@ func (c *Collector) CollectOnly(now time.Time, keys []Key) Snapshot {
 	})
 }
 
+// CollectAgain runs a round of all sources but those of Boot facts that have
+// nothing pending, whenever they were read last.
+func (c *Collector) CollectAgain(now time.Time) Snapshot {
+	for i := range c.slots {
+		c.slots[i].nextSlow = time.Time{}
+	}
+	return c.Collect(now)
+}
+
 func (c *Collector) collect(due func(*slot) bool) Snapshot {
 	c.due = c.due[:0]
 	for i := range c.slots {

@@ -358,4 +358,5 @@ func TestCollectOnly(t *testing.T) {
 	want(c.Collect(now), 3, 2, 2) // the event's minute began anew with it
 	now = now.Add(30 * time.Second)
 	want(c.Collect(now), 4, 3, 2) // no event: it is looked at all the same
+	want(c.CollectAgain(now), 5, 4, 3)
 }

@@ -151,7 +151,7 @@ type bench struct {
 	events  *os.File
 }
 
-func run() error {
+func run() (err error) {
 	n := flag.Int("n", 200, "how many pauses for each line")
 	only := flag.String("loads", "idle,cpu,memory,processes", "what else the machine does")
 	flag.Parse()
@@ -166,10 +166,23 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	// As /run is on a device: in memory. The rest is where TMPDIR says.
+	if l.Runtime, err = os.MkdirTemp("/dev/shm", "miotfacts-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(l.Runtime)
 	b := &bench{Lab: l}
 	if err := b.setUp(self); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil { // what the device said of itself
+			for _, name := range []string{"run.log", "enforce.log"} {
+				data, _ := os.ReadFile(b.Path(name))
+				fmt.Fprintf(os.Stderr, "%s:\n%s\n", name, data[max(0, len(data)-4000):])
+			}
+		}
+	}()
 	fmt.Printf("From a crossing to the kernel's word that the application is frozen, %d pauses for each line.\n", *n)
 	fmt.Printf("Goals: event fact median %v, worst %v; fast fact one period (%v) more.\n\n", goalMedian, goalWorst, period)
 	fmt.Printf("%-10s %-22s %10s %10s %10s\n", "load", "what", "median", "p99", "worst")
@@ -213,10 +226,14 @@ func (b *bench) under(ctx context.Context, load load, n int) error {
 		{"fast fact", b.socket0, b.listen, period},
 	} {
 		var took, bare []time.Duration
+		worst := ""
 		for range n {
-			d, err := b.pause(ctx, what.do, what.undo)
+			d, way, err := b.pause(ctx, what.do, what.undo)
 			if err != nil {
 				return err
+			}
+			if len(took) == 0 || d > slices.Max(took) {
+				worst = way
 			}
 			took = append(took, d)
 			if d, err = b.bare(); err != nil {
@@ -225,6 +242,7 @@ func (b *bench) under(ctx context.Context, load load, n int) error {
 			bare = append(bare, d)
 		}
 		show(load.name, what.name, took, what.more)
+		fmt.Printf("%-10s   worst: %s\n", load.name, worst)
 		show(load.name, "  cgroup.freeze alone", bare, -1)
 	}
 	return nil
@@ -245,27 +263,49 @@ func show(load, what string, took []time.Duration, more time.Duration) {
 	fmt.Printf("%-10s %-22s %10v %10v %10v%s\n", load, what, at(500), at(990), at(1000), verdict)
 }
 
-// pause makes a value cross, and returns how long it took. Then it resumes.
-func (b *bench) pause(ctx context.Context, do, undo func() error) (time.Duration, error) {
+// pause makes a value cross, and returns how long it took, and what the logs say
+// of the way. Then it resumes.
+func (b *bench) pause(ctx context.Context, do, undo func() error) (took time.Duration, way string, err error) {
 	begin := time.Now()
-	if err := do(); err != nil {
-		return 0, err
+	if err = do(); err != nil {
+		return 0, "", err
 	}
-	took, err := b.frozen(begin)
-	if err != nil {
-		return 0, err
+	if took, err = b.frozen(begin); err != nil {
+		return 0, "", err
 	}
-	if err := undo(); err != nil {
-		return 0, err
+	if err = undo(); err != nil {
+		return 0, "", err
 	}
 	admitted := b.admitted()
 	s, err := b.paused(ctx)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
+	way = b.way(begin)
+	return took, way, b.resume(ctx, s, admitted)
+}
+
+// way tells from the logs, in ms after begin, when the measuring process stepped
+// into the pause, when the enforcer had latched it, and when each step was done.
+func (b *bench) way(begin time.Time) string {
+	var words []string
+	for _, at := range []struct{ log, line, word string }{{"run.log", "to=paused", "seen"}, {"enforce.log", "msg=paused", "latched"}, {"enforce.log", "do=tell", "told"}, {"enforce.log", "do=freeze", "frozen"}} {
+		data, _ := os.ReadFile(b.Path(at.log))
+		i := bytes.LastIndex(data, []byte(at.line))
+		line := data[bytes.LastIndexByte(data[:max(i, 0)], '\n')+1:]
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(string(line[:min(len(line), 60)]), "time="), " ")
+		if t, err := time.Parse(time.RFC3339Nano, stamp); err == nil && i >= 0 {
+			words = append(words, fmt.Sprintf("%s %d", at.word, t.Sub(begin).Milliseconds()))
+		}
+	}
+	return strings.Join(words, ", ") + " ms"
+}
+
+// resume ends pause s, and waits until the device operates again.
+func (b *bench) resume(ctx context.Context, s failsafe.Status, admitted int) error {
 	out := b.Path("resume.cbor")
 	if _, err := b.Ctl("factsctl", "resume", "--device", b.id, "--pause", hex.EncodeToString(s.PauseID[:]), "--key", b.Path("resume.key"), "--out", out); err != nil {
-		return 0, err
+		return err
 	}
 	order, err := os.ReadFile(out)
 	os.Remove(out)
@@ -273,16 +313,16 @@ func (b *bench) pause(ctx context.Context, do, undo func() error) (time.Duration
 		_, err = b.enforce.Resume(ctx, order)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if !b.Until("", 30*time.Second, func() bool { return b.admitted() > admitted }) {
-		return 0, errors.New("the device did not come back into operation")
+		return errors.New("the device did not come back into operation")
 	}
 	// The crossings fall on any moment of a period.
 	var moment [1]byte
 	rand.Read(moment[:])
 	time.Sleep(period * time.Duration(moment[0]) / 256)
-	return took, nil
+	return nil
 }
 
 func (b *bench) paused(ctx context.Context) (failsafe.Status, error) {
@@ -381,7 +421,7 @@ func (b *bench) setUp(self string) error {
 	if !b.Until("operating", 30*time.Second, func() bool { return b.admitted() > 0 }) {
 		return errors.New("the device did not come into operation")
 	}
-	b.enforce = failsafe.Dial(b.Path("enforce.sock"))
+	b.enforce = failsafe.Dial(b.EnforceSocket())
 	if b.to, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: b.Path("app.sock"), Net: "unixgram"}); err != nil {
 		return err
 	}

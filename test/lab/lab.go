@@ -38,6 +38,7 @@ type Lab struct {
 	Broker      string // host:port
 	Admin       string // unix socket
 	ReportEvery string // between routine reports; New makes it 2s
+	Runtime     string // folder of the enforcer's socket; "": Dir
 	Procs       []*Proc
 }
 

@@ -321,11 +321,19 @@ cgroup_root = %q
 never_touch = ["sshd.service"]
 `, l.Path("state"), Vendor, Model, l.Path("manifest.cbor"), l.Path("manufacturer-keys.cbor"), l.Path("operator-keys.cbor"),
 		l.Path("manufacturer-root.key.pub"), l.Path("operator-root.key.pub"), key, l.Broker, l.Path("verifier/ca.pem"), Prefix,
-		l.Path("app.sock"), l.Path("tell.sock"), l.Path("enforce.sock"), os.Getuid(), root)); err != nil {
+		l.Path("app.sock"), l.Path("tell.sock"), l.EnforceSocket(), os.Getuid(), root)); err != nil {
 		return "", err
 	}
 	out, err := l.Ctl("factsd", "provision", "-config", l.Path("factsd.toml"))
 	return strings.TrimSpace(out), err
+}
+
+// EnforceSocket is where the enforcer listens.
+func (l *Lab) EnforceSocket() string {
+	if l.Runtime != "" {
+		return filepath.Join(l.Runtime, "enforce.sock")
+	}
+	return l.Path("enforce.sock")
 }
 
 // StartEnforce starts the device's enforcer.
