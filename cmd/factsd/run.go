@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miotfacts/miotfacts/agent"
+	"github.com/miotfacts/miotfacts/agent/confine"
 	"github.com/miotfacts/miotfacts/agent/failsafe"
 	"github.com/miotfacts/miotfacts/agent/mqtt"
 	"github.com/miotfacts/miotfacts/agent/spool"
@@ -88,7 +89,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	sent := make(chan error, 1)
 	go func() { sent <- deliver(ctx, c, d, queue, a, log) }()
 	if c.Sandbox {
-		if err := confine(); err != nil {
+		if err := confine.Confine(); err != nil {
 			log.Warn("not confined by itself", "err", err)
 		}
 	}

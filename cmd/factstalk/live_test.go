@@ -333,7 +333,7 @@ openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534\n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534\n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("factstalk keeps privileges: no %q", want)
 		}
@@ -556,9 +556,23 @@ func TestInterfaceThatComesLater(t *testing.T) {
 	}
 	r.now(t) // it looks again
 	knock(1002)
+	// An address that is new as well is the device's.
+	if out, err := l.device.command("ip", "addr", "add", "10.77.0.3/24", "dev", "later").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	l.device.in(t, func() error {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 77, 0, 3)}}
+		if conn, err := d.Dial("tcp", "203.0.113.5:1003"); err == nil {
+			conn.Close()
+		}
+		return nil
+	})
 	got := r.end(t, syscall.SIGTERM)
-	if p := find(t, got, "203.0.113.5:1002"); p.Attempts != 1 || len(got.Peers) != 1 {
+	if p := find(t, got, "203.0.113.5:1002"); p.Attempts != 1 || len(got.Peers) != 2 {
 		t.Errorf("%+v", got)
+	}
+	if p := find(t, got, "203.0.113.5:1003"); p.Attempts != 1 || p.Inbound {
+		t.Errorf("from a new address: %+v", p)
 	}
 	if !strings.Contains(r.said.String(), "interfaces are not there") {
 		t.Errorf("it does not say so: %s", r.said)

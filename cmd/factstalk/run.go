@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/miotfacts/miotfacts/agent/confine"
 	"github.com/miotfacts/miotfacts/agent/durable"
 	"github.com/miotfacts/miotfacts/talk"
 	"github.com/miotfacts/miotfacts/talk/listen"
@@ -65,6 +66,10 @@ func run(c *config, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, r.sockets.Close()) }()
 	if err := r.giveUp(); err != nil {
 		return err
+	}
+	// Without seccomp in the kernel what else was given up has to do.
+	if err := confine.Confine(confine.Network()...); err != nil {
+		log.Warn("not confined by itself", "error", err)
 	}
 	r.programs = listen.NewPrograms("/")
 	if err := r.restore(); err != nil {

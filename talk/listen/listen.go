@@ -65,11 +65,13 @@ const (
 // A Listener hears packets. It is not safe for use by several goroutines.
 type Listener struct {
 	fd      int
+	route   int // rtnetlink(7), opened once: later there is no right to
 	ring    []byte
 	next    int // block
 	names   []string
 	numbers []uint32
 	own     map[netip.Addr]bool
+	asks    uint32
 	asked   int64 // when own was read, Unix nanoseconds
 	losing  bool
 	Passing uint64 // packets that the device forwards for others, left out
@@ -83,7 +85,7 @@ func Open(interfaces []string) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open packet socket: %w", err)
 	}
-	l := &Listener{fd: fd, names: interfaces}
+	l := &Listener{fd: fd, route: -1, names: interfaces}
 	if err := l.start(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -104,6 +106,9 @@ func (l *Listener) start() error {
 	}
 	l.numbers = l.numbersOf()
 	if err := l.filter(); err != nil {
+		return err
+	}
+	if l.route, err = openNetlink(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
 	if err := l.readOwn(); err != nil {
@@ -249,22 +254,57 @@ func (l *Listener) concerns(p *talk.Packet) bool {
 
 // readOwn reads the addresses of this machine (rtnetlink(7), RTM_GETADDR).
 func (l *Listener) readOwn() error {
-	dump, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_UNSPEC)
-	if err != nil {
-		return fmt.Errorf("cannot read addresses: %w", err)
+	request := make([]byte, unix.NLMSG_HDRLEN+unix.SizeofRtGenmsg)
+	binary.NativeEndian.PutUint32(request, uint32(len(request)))
+	binary.NativeEndian.PutUint16(request[4:], unix.RTM_GETADDR)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	l.asks++
+	binary.NativeEndian.PutUint32(request[8:], l.asks)
+	if _, err := unix.Write(l.route, request); err != nil {
+		return fmt.Errorf("cannot ask for addresses: %w", err)
 	}
-	messages, err := syscall.ParseNetlinkMessage(dump)
-	if err != nil {
-		return fmt.Errorf("cannot read addresses: %w", err)
+	own := map[netip.Addr]bool{}
+	for buf := make([]byte, diagBuffer); ; {
+		n, err := unix.Read(l.route, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read addresses: %w", err)
+		}
+		messages, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return fmt.Errorf("cannot read addresses: %w", err)
+		}
+		done, err := addresses(messages, l.asks, own)
+		if err != nil {
+			return err
+		}
+		if done {
+			l.own = own
+			return nil
+		}
 	}
-	l.own = map[netip.Addr]bool{}
+}
+
+// addresses takes the addresses in one datagram of the answer to a question.
+func addresses(messages []syscall.NetlinkMessage, asked uint32, own map[netip.Addr]bool) (done bool, err error) {
 	for i := range messages {
-		if messages[i].Header.Type != syscall.RTM_NEWADDR {
+		if messages[i].Header.Seq != asked {
+			continue // the answer to a question that was given up
+		}
+		switch messages[i].Header.Type {
+		case unix.NLMSG_DONE:
+			return true, nil
+		case unix.NLMSG_ERROR:
+			return false, errors.New("cannot read addresses: the kernel refuses")
+		case unix.RTM_NEWADDR:
+		default:
 			continue
 		}
 		attributes, err := syscall.ParseNetlinkRouteAttr(&messages[i])
 		if err != nil {
-			return fmt.Errorf("cannot read addresses: %w", err)
+			return false, fmt.Errorf("cannot read addresses: %w", err)
 		}
 		var local, address []byte
 		for _, a := range attributes {
@@ -279,10 +319,10 @@ func (l *Listener) readOwn() error {
 			local = address
 		}
 		if addr, ok := netip.AddrFromSlice(local); ok {
-			l.own[addr] = true
+			own[addr] = true
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // Losing reports whether packets were lost since Dropped was called.
@@ -303,6 +343,9 @@ func (l *Listener) Close() error {
 	var err error
 	if l.ring != nil {
 		err = unix.Munmap(l.ring)
+	}
+	if l.route >= 0 {
+		err = errors.Join(err, unix.Close(l.route))
 	}
 	return errors.Join(err, unix.Close(l.fd))
 }

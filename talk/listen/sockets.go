@@ -59,15 +59,25 @@ type Sockets struct {
 
 // OpenSockets opens the way to the kernel.
 func OpenSockets() (*Sockets, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	fd, err := openNetlink(unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open sock_diag: %w", err)
+		return nil, err
+	}
+	return &Sockets{fd: fd, buf: make([]byte, diagBuffer)}, nil
+}
+
+// openNetlink opens a way to the kernel (netlink(7)) on which no answer is waited
+// for without end.
+func openNetlink(protocol int) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open netlink socket: %w", err)
 	}
 	tv := unix.NsecToTimeval(diagTimeout)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot open sock_diag: %w", err), unix.Close(fd))
+		return -1, errors.Join(fmt.Errorf("cannot open netlink socket: %w", err), unix.Close(fd))
 	}
-	return &Sockets{fd: fd, buf: make([]byte, diagBuffer)}, nil
+	return fd, nil
 }
 
 // Close closes it.

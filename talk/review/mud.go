@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -267,11 +266,13 @@ func CheckMUD(r *talk.Record, data []byte, m Meaning) (*Verdict, error) {
 // authority returns the host of a MUD URL, which is the manufacturer's name (RFC
 // 8520, section 8, manufacturer).
 func authority(mudURL string) string {
-	u, err := url.Parse(mudURL)
-	if err != nil {
+	rest, ok := strings.CutPrefix(strings.ToLower(mudURL), "https://")
+	if !ok {
 		return ""
 	}
-	return strings.ToLower(u.Hostname())
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, ":")
+	return host
 }
 
 // strict reads JSON into v and refuses what v has no place for: what is not

@@ -75,6 +75,7 @@ never "nothing enables it" systemctl -q is-enabled factstalk
 systemctl -q enable --now factstalk
 expect "it keeps a record" test -s /var/lib/private/factstalk/talk.record
 expect "it says so" sh -c 'journalctl -u factstalk | grep msg=recording'
+never "it says that it is not confined" sh -c 'journalctl -u factstalk | grep "not confined"'
 expect "it has no privileges" sh -c 'grep -q "^CapPrm:.0000000000000000$" /proc/$(systemctl show -P MainPID factstalk)/status'
 was=$(stat -c %i /var/lib/private/factstalk/talk.record)
 systemctl reload factstalk

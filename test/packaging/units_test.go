@@ -116,7 +116,7 @@ func TestUnitsSayWhatTheyMust(t *testing.T) {
 		"factsverifier.service": {"Type=notify", "User=factsverifier", "CapabilityBoundingSet="},
 		// It sees who runs what, and has one right, which it gives up.
 		"factstalk.service": {"DynamicUser=yes", "AmbientCapabilities=CAP_NET_RAW", "CapabilityBoundingSet=CAP_NET_RAW", "RestrictAddressFamilies=AF_PACKET AF_NETLINK",
-			"IPAddressDeny=any", "SystemCallFilter=capset", "StateDirectoryMode=0700"},
+			"IPAddressDeny=any", "SystemCallFilter=capset seccomp", "StateDirectoryMode=0700"},
 	} {
 		have := lines(unit)
 		for _, w := range want {

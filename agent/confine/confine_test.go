@@ -1,4 +1,4 @@
-package main
+package confine_test
 
 import (
 	"errors"
@@ -7,15 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miotfacts/miotfacts/agent/confine"
 	"golang.org/x/sys/unix"
 )
 
 // TestConfined looks at a filter from inside, in a process of its own: it does
 // not go away again.
 func TestConfined(t *testing.T) {
-	if os.Getenv("FACTSD_CONFINED") == "" {
+	if os.Getenv("MIOTFACTS_CONFINED") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestConfined$", "-test.v")
-		cmd.Env = append(os.Environ(), "FACTSD_CONFINED=1")
+		cmd.Env = append(os.Environ(), "MIOTFACTS_CONFINED=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "--- PASS: TestConfined") {
 			t.Fatalf("%v\n%s", err, out)
@@ -25,7 +26,11 @@ func TestConfined(t *testing.T) {
 	if err := exec.Command("/bin/true").Run(); err != nil {
 		t.Fatalf("before: %v", err)
 	}
-	if err := confine(); err != nil {
+	pipe, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := confine.Confine(confine.Network()...); err != nil {
 		t.Fatal(err)
 	}
 	if err := exec.Command("/bin/true").Run(); !errors.Is(err, unix.EPERM) {
@@ -36,6 +41,17 @@ func TestConfined(t *testing.T) {
 	}
 	if err := unix.Mount("none", t.TempDir(), "tmpfs", 0, ""); !errors.Is(err, unix.EPERM) {
 		t.Errorf("mounted: %v", err)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0); errno != unix.EPERM {
+		t.Errorf("a ring for calls was made: %v", errno)
+	}
+	for _, domain := range []int{unix.AF_INET, unix.AF_UNIX, unix.AF_NETLINK} {
+		if _, err := unix.Socket(domain, unix.SOCK_DGRAM, 0); !errors.Is(err, unix.EPERM) {
+			t.Errorf("a socket of domain %d was made: %v", domain, err)
+		}
+	}
+	if _, err := unix.Write(pipe[0], []byte("x")); err != nil {
+		t.Errorf("a socket that was there: %v", err)
 	}
 	// What it needs still works, in new threads too.
 	done := make(chan error)
