@@ -386,6 +386,11 @@ func scanned(data []byte) (string, error) {
 			return text, nil
 		}
 	}
+	return scannedImage(data)
+}
+
+// scannedImage returns the text of a code in an image.
+func scannedImage(data []byte) (string, error) {
 	if len(data) > maxImage {
 		return "", fmt.Errorf("cannot read image: more than %d bytes", maxImage)
 	}

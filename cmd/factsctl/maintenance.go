@@ -45,10 +45,11 @@ Maintenance ends with its time, with an order (--end), and when the device or it
 starts anew. It ends no pause. After it the device compares itself with the manifest anew.
 
 With --verifier it sends the order and waits until the device has taken or refused it.
-Without, it writes the order to --out, to be sent from elsewhere.`,
-		Example: `  factsctl command maintenance --for 2h --verifier http://127.0.0.1:8443 --device ID --key operator.key
-  factsctl command maintenance --end --verifier http://127.0.0.1:8443 --device ID --key operator.key
-  factsctl command maintenance --for 30m --device ID --key operator.key --out order.cbor`,
+Without, it writes the order to --out, to be sent from elsewhere or taken
+to the device, where factsd resume FILE takes it.`,
+		Example: `  factsctl command maintenance --for 2h --verifier http://127.0.0.1:8443 --device ID --key op.key
+  factsctl command maintenance --end --verifier http://127.0.0.1:8443 --device ID --key op.key
+  factsctl command maintenance --for 30m --device ID --key op.key --out order.cbor`,
 		Args: cobra.NoArgs,
 	}
 	s.passphrase = passphraseFlag(c)

@@ -32,7 +32,9 @@ the manifest anew before it operates.
 
 With --verifier it asks there for the present pause, says why the device paused, asks
 for confirmation, sends the order, and waits until the device has resumed or refused.
-Without, it signs for --pause and writes the order to --out, to be sent from elsewhere.
+Without, it signs for --pause and writes the order to --out, to be sent from elsewhere or
+taken to the device, where factsd resume FILE takes it. For a device without network see
+factsctl resume scan.
 Some pauses need two operators: each signs for himself, in any order.`,
 		Example: `  factsctl resume --verifier http://127.0.0.1:8443 --device ID --key operator.key
   factsctl resume --device ID --pause PAUSE --key operator.key --valid 10m --out order.cbor
@@ -49,6 +51,7 @@ Some pauses need two operators: each signs for himself, in any order.`,
 	f.DurationVar(&r.valid, "valid", 10*time.Minute, "`time` in which the order counts, up to a minute of it before now")
 	f.DurationVar(&r.wait, "wait", time.Minute, "longest `time` to wait for the device")
 	f.BoolVar(&r.yes, "yes", false, "do not ask for confirmation")
+	c.AddCommand(newResumeScanCommand())
 	required(c, "device", "key")
 	c.MarkFlagsMutuallyExclusive("verifier", "out")
 	c.MarkFlagsOneRequired("verifier", "out")

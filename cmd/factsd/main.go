@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,6 +51,8 @@ Commands:
   provision  give this device its identity and, without a TPM, its key; idempotent
   csr        print a certificate request for the device key (for other brokers)
   status     ask the enforcer for the state of the pause
+  resume     end a pause without network: show its challenge and take the operator's
+             answer at this console, or hand in a signed order: resume FILE, - for stdin
   version    print the version
 
 Examples:
@@ -89,6 +90,9 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 }
 
 func dispatch(args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "resume" {
+		return console(args[1:], stdout)
+	}
 	commands := map[string]func(context.Context, *config, *slog.Logger, io.Writer) error{
 		"run": run, "enforce": enforce, "provision": provision, "status": status, "csr": csr,
 	}
@@ -107,20 +111,17 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	if !ok {
 		return fail(exitUsage, "run factsd -h", fmt.Errorf("unknown command %q", args[0]))
 	}
-	flags := flag.NewFlagSet("factsd "+args[0], flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
-	path := flags.String("config", "/etc/miotfacts/factsd.toml", "configuration file")
-	if err := flags.Parse(args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
+	path, rest, err := arguments(args[1:])
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage)
+		return nil
+	case err != nil:
 		return fail(exitUsage, "run factsd -h", err)
+	case len(rest) > 0:
+		return fail(exitUsage, "run factsd -h", fmt.Errorf("unexpected argument %q", rest[0]))
 	}
-	if flags.NArg() > 0 {
-		return fail(exitUsage, "run factsd -h", fmt.Errorf("unexpected argument %q", flags.Arg(0)))
-	}
-	c, err := readConfig(*path)
+	c, err := readConfig(path)
 	if err != nil {
 		return fail(exitUsage, "every key is explained in configs/factsd.toml", err)
 	}
@@ -134,6 +135,53 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return command(ctx, c, log, stdout)
+}
+
+// console ends a pause at the console.
+func console(args []string, stdout io.Writer) error {
+	path, rest, err := arguments(args)
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage)
+		return nil
+	case err != nil || len(rest) > 1:
+		return fail(exitUsage, "run factsd -h", errors.Join(err, fmt.Errorf("cannot use arguments %q", args)))
+	}
+	c, err := readConfig(path)
+	if err != nil {
+		return fail(exitUsage, "every key is explained in configs/factsd.toml", err)
+	}
+	return resume(c, rest, os.Stdin, stdout)
+}
+
+var errHelp = errors.New("help is wanted")
+
+// arguments takes the one flag there is from the arguments of a command, by hand:
+// package flag weighs 16 kB.
+func arguments(args []string) (config string, rest []string, err error) {
+	config = "/etc/miotfacts/factsd.toml"
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		name, value, inline := strings.Cut(arg, "=")
+		switch {
+		case arg == "-h" || arg == "-help" || arg == "--help":
+			return "", nil, errHelp
+		case name == "-config" || name == "--config":
+			if !inline {
+				if len(args) == 0 {
+					return "", nil, errors.New("-config needs a file")
+				}
+				value, args = args[0], args[1:]
+			}
+			config = value
+		case strings.HasPrefix(arg, "-") && arg != "-":
+			return "", nil, fmt.Errorf("unknown flag %q", arg)
+		default:
+			rest = append(rest, arg)
+		}
+	}
+	return config, rest, nil
 }
 
 func newLogger(level string, w io.Writer) (*slog.Logger, error) {
