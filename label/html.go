@@ -17,7 +17,7 @@ const page = `<!DOCTYPE html>
 <title>{{.S.Title}}: {{.S.Device}}</title>
 <style>
 body { margin: 0; padding: .75rem; background: #fff; color: #000; font: 1rem/1.35 Helvetica, Arial, sans-serif; }
-main { max-width: 34rem; margin: auto; }
+main { max-width: 40rem; margin: auto; }
 .label { border: 3px solid #000; padding: .6rem .8rem .9rem; }
 .software { margin-top: 1rem; }
 .software p { margin: .3rem 0; }
@@ -43,7 +43,7 @@ td { text-align: right; }
 h2 { margin: 0; font-size: 1.1rem; }
 .date { margin: 0; font-size: 2rem; line-height: 1.15; font-weight: 900; }
 .foot p { margin: 0 0 .4rem; }
-.foot svg { width: min(100%, 20rem); height: auto; }
+.foot svg { width: min(100%, 24rem); height: auto; }
 .foot svg.link { width: 6rem; }
 </style>
 </head>

@@ -2,8 +2,10 @@ package label
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/zlib"
 	"crypto/ed25519"
+	_ "embed" // the dictionary is part of the program
 	"fmt"
 	"io"
 	"strings"
@@ -15,9 +17,25 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 )
 
-// prefix begins the text of a QR code with a label. All of the text is of the
-// alphanumeric mode of QR codes, which takes 5.5 bits a character.
-const prefix = "MF1:"
+// What begins the text of a QR code with a label. All of the text is of the
+// alphanumeric mode of QR codes, which takes 5.5 bits a character. The first form
+// was made without the dictionary and can still be read.
+const (
+	prefix      = "MF2:"
+	firstPrefix = "MF1:"
+)
+
+// dictionary is what labels often say: words, and a made-up label in CBOR. A
+// compressor that has seen it needs much less for a label, which is room for more
+// error correction. It never changes: what was printed was compressed with it.
+//
+//go:embed dictionary.bin
+var dictionary []byte
+
+// IsText reports whether a text is that of a label's code, by how it begins.
+func IsText(text string) bool {
+	return strings.HasPrefix(text, prefix) || strings.HasPrefix(text, firstPrefix)
+}
 
 // MaxVersion is the largest version of a QR code that phones read well on 30 mm:
 // 117 modules of 0.24 mm. maxText is what the largest code of all holds at level
@@ -27,11 +45,11 @@ const (
 	maxText    = 3391
 )
 
-// Text returns a signed label as the text of a QR code: compressed with zlib
-// (RFC 1950), in base45 (RFC 9285), behind a prefix.
+// Text returns a signed label as the text of a QR code: compressed (RFC 1951) with
+// the dictionary as what came before it, in base45 (RFC 9285), behind a prefix.
 func Text(signed []byte) (string, error) {
 	var z bytes.Buffer
-	w, err := zlib.NewWriterLevel(&z, zlib.BestCompression)
+	w, err := flate.NewWriterDict(&z, flate.BestCompression, dictionary)
 	if err == nil {
 		_, err = w.Write(signed)
 	}
@@ -58,18 +76,19 @@ func fromText(text string) ([]byte, error) {
 	if len(text) > 2*MaxSize {
 		return nil, fmt.Errorf("%d characters, the limit is %d", len(text), 2*MaxSize)
 	}
-	rest, ok := strings.CutPrefix(text, prefix)
-	if !ok {
-		return nil, fmt.Errorf("it does not begin with %q", prefix)
+	if !IsText(text) {
+		return nil, fmt.Errorf("it does not begin with %q or %q", prefix, firstPrefix)
 	}
-	z, err := fromBase45(rest)
+	z, err := fromBase45(text[len(prefix):])
 	if err != nil {
 		return nil, err
 	}
 	in := bytes.NewReader(z)
-	r, err := zlib.NewReader(in)
-	if err != nil {
-		return nil, err
+	r := flate.NewReaderDict(in, dictionary)
+	if strings.HasPrefix(text, firstPrefix) {
+		if r, err = zlib.NewReader(in); err != nil {
+			return nil, err
+		}
 	}
 	data, err := io.ReadAll(io.LimitReader(r, MaxSize+1)) // it may claim to be of any size
 	switch {
@@ -129,9 +148,10 @@ func fromBase45(s string) ([]byte, error) {
 	return data, nil
 }
 
-// A Code is a QR code at error correction level M, a square of modules.
+// A Code is a QR code, a square of modules.
 type Code struct {
 	Version int    // 1 to 40
+	Level   string // of error correction: of a label the highest of H, Q and M that MaxVersion holds
 	Size    int    // modules on a side, without the quiet zone of 4
 	dark    []bool // Size rows of Size modules
 }
@@ -139,19 +159,32 @@ type Code struct {
 // Dark reports whether a module is dark.
 func (c *Code) Dark(x, y int) bool { return c.dark[y*c.Size+x] }
 
-// NewCode returns the QR code of a text.
+// NewCode returns the QR code of a text. Room that a label leaves in the largest
+// version that phones read well is given to error correction.
 func NewCode(text string) (*Code, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("cannot make QR code: %d characters, the largest code holds %d", len(text), maxText)
 	}
-	m, err := qrcode.NewQRCodeWriter().Encode(text, gozxing.BarcodeFormat_QR_CODE, 0, 0, map[gozxing.EncodeHintType]any{
-		gozxing.EncodeHintType_ERROR_CORRECTION: decoder.ErrorCorrectionLevel_M,
-		gozxing.EncodeHintType_MARGIN:           0,
-	})
+	c := new(Code)
+	var m *gozxing.BitMatrix
+	var err error
+	for _, level := range []decoder.ErrorCorrectionLevel{decoder.ErrorCorrectionLevel_H, decoder.ErrorCorrectionLevel_Q, decoder.ErrorCorrectionLevel_M} {
+		if level != decoder.ErrorCorrectionLevel_M && !IsText(text) {
+			continue // a link is short and lies in no dirt that matters
+		}
+		c.Level = level.String()
+		m, err = qrcode.NewQRCodeWriter().Encode(text, gozxing.BarcodeFormat_QR_CODE, 0, 0, map[gozxing.EncodeHintType]any{
+			gozxing.EncodeHintType_ERROR_CORRECTION: level,
+			gozxing.EncodeHintType_MARGIN:           0,
+		})
+		if err == nil && m.GetWidth() <= 17+4*MaxVersion {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make QR code: %w", err)
 	}
-	c := &Code{Size: m.GetWidth(), Version: (m.GetWidth() - 17) / 4}
+	c.Size, c.Version = m.GetWidth(), (m.GetWidth()-17)/4
 	for y := range c.Size {
 		for x := range c.Size {
 			c.dark = append(c.dark, m.Get(x, y))

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"strings"
 
 	"github.com/makiuchi-d/gozxing"
 	"github.com/makiuchi-d/gozxing/common"
@@ -26,7 +25,7 @@ const maxEnlarged = 6 << 20
 func Scan(img image.Image) (string, error) {
 	text := scanOnce(img)
 	b := img.Bounds()
-	if !strings.HasPrefix(text, prefix) && b.Dx() > 0 && b.Dx() <= maxEnlarged/max(b.Dy(), 1) {
+	if !IsText(text) && b.Dx() > 0 && b.Dx() <= maxEnlarged/max(b.Dy(), 1) {
 		large := image.NewRGBA(image.Rect(0, 0, 2*b.Dx(), 2*b.Dy()))
 		draw.BiLinear.Scale(large, large.Bounds(), img, b, draw.Src, nil)
 		if again := scanOnce(large); again != "" {
@@ -62,7 +61,7 @@ func scanOnce(img image.Image) string {
 		}
 		for _, c := range codes {
 			text, err := decodeModules(c.GetBits())
-			if err == nil && strings.HasPrefix(text, prefix) {
+			if err == nil && IsText(text) {
 				return text
 			}
 			if err == nil && other == "" {

@@ -2,6 +2,8 @@ package label_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,23 +85,26 @@ func TestVectors(t *testing.T) {
 		}
 	}
 	// Another compressor may give other bytes for the same label, so the text of
-	// the code is held in the direction that counts.
-	path := filepath.Join(vectors, "example.txt")
-	if *update {
-		text, err := label.Text(good)
+	// the code is held in the direction that counts. The first form is only read.
+	for _, name := range []string{"example.txt", "example-2.txt"} {
+		path := filepath.Join(vectors, name)
+		known[strings.TrimSuffix(name, ".txt")] = true
+		if *update && name != "example.txt" {
+			text, err := label.Text(good)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(text+"\n"), 0o644); err != nil {
-			t.Fatal(err)
+		if got, err := label.FromText(strings.TrimSuffix(string(text), "\n")); err != nil || !bytes.Equal(got, good) {
+			t.Errorf("%s holds another label: %v", name, err)
 		}
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := label.FromText(strings.TrimSuffix(string(text), "\n")); err != nil || !bytes.Equal(got, good) {
-		t.Errorf("example.txt holds another label: %v", err)
 	}
 	files, err := filepath.Glob(filepath.Join(vectors, "*"))
 	if err != nil {
@@ -142,12 +148,16 @@ func TestIndependentReader(t *testing.T) {
 import sys, zlib, cbor2
 digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:"
 text = open(sys.argv[1]).read().rstrip("\n")
-assert text.startswith("MF1:")
+assert text[:4] in ("MF1:", "MF2:")
 n, z = [digits.index(c) for c in text[4:]], b""
 for i in range(0, len(n), 3):
     g = n[i:i+3]
     z += sum(d * 45**k for k, d in enumerate(g)).to_bytes(len(g) - 1, "big")
-tag = cbor2.loads(zlib.decompress(z))
+if text.startswith("MF1:"):
+    z = zlib.decompress(z)
+else:
+    z = zlib.decompressobj(-15, zdict=open(sys.argv[4], "rb").read()).decompress(z)
+tag = cbor2.loads(z)
 assert tag.tag == 18
 protected, unprotected, payload, signature = tag.value
 assert unprotected == {} and set(cbor2.loads(protected)) == {1, 4, 16}
@@ -174,11 +184,84 @@ print(content[3])
 		}
 		return string(out)
 	}
-	out := run("python3-cbor2", "/usr/bin/python3", "-c", script, filepath.Join(vectors, "example.txt"), message, signature) // where Debian puts it
-	if strings.TrimSpace(out) != "wearable-1" {
-		t.Errorf("cbor2 reads %q, want the model", out)
+	for _, name := range []string{"example.txt", "example-2.txt"} {
+		out := run("python3-cbor2", "/usr/bin/python3", "-c", script, filepath.Join(vectors, name), message, signature, "dictionary.bin") // where Debian puts it
+		if strings.TrimSpace(out) != "wearable-1" {
+			t.Errorf("%s: cbor2 reads %q, want the model", name, out)
+		}
+		run("openssl", "openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", message, "-sigfile", signature)
 	}
-	run("openssl", "openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", message, "-sigfile", signature)
+}
+
+// TestDictionary holds that the dictionary is what it was when the first labels were
+// printed with it, and that the page and the description have the same.
+func TestDictionary(t *testing.T) {
+	data, err := os.ReadFile("dictionary.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sum = "f2097dac5194185c9a6677a90b25dd3e9536371807adc3bdd32917c52e279fd2"
+	if got := sha256.Sum256(data); hex.EncodeToString(got[:]) != sum {
+		t.Errorf("dictionary.bin is another: %x", got)
+	}
+	for file, part := range map[string]string{"verify.html": base64.StdEncoding.EncodeToString(data), "../docs/label.cddl": sum} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte(part)) {
+			t.Errorf("%s has another dictionary", file)
+		}
+	}
+}
+
+// A label in words that the dictionary does not have is compressed less, and takes a
+// lower level of error correction, no larger code.
+func TestForeignWords(t *testing.T) {
+	for name, change := range map[string]func(*label.Label){
+		"as it is": func(*label.Label) {},
+		"in other words": func(l *label.Label) {
+			turn := func(s *string) {
+				b := []byte(*s)
+				if slices.ContainsFunc(b, func(c byte) bool { return c > 126 }) {
+					return
+				}
+				for i, c := range b {
+					if c >= 'a' && c <= 'z' {
+						b[i] = 'a' + (c-'a'+byte(7*i)+11)%26
+					}
+				}
+				*s = string(b)
+			}
+			for i := range l.Sensors {
+				turn(&l.Sensors[i].Name)
+				turn(&l.Sensors[i].Yields)
+			}
+			turn(&l.Actuators[0].Name)
+			turn(&l.Actuators[0].Does)
+			turn(&l.Responsible.Name)
+			for i := range l.Deletion {
+				turn(&l.Deletion[i].Of)
+				turn(&l.Deletion[i].How)
+			}
+			for i := range l.Inspection.Parameters {
+				turn(&l.Inspection.Parameters[i].Reason)
+			}
+		},
+	} {
+		text, err := label.Text(sign(t, example(t, change), fixed(t, "label")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := label.NewCode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d characters, version %d, level %s", name, len(text), c.Version, c.Level)
+		if want := map[string]string{"as it is": "H", "in other words": "M"}[name]; c.Level != want || c.Version > label.MaxVersion {
+			t.Errorf("%s: version %d, level %s, want at most %d, %s", name, c.Version, c.Level, label.MaxVersion, want)
+		}
+	}
 }
 
 // TestCDDL holds that docs/label.cddl names the keys that the wire structs have,

@@ -248,7 +248,7 @@ func codeOf(t *testing.T, signed []byte) image.Image {
 func TestVerifyPage(t *testing.T) {
 	_, large, signed := picture(t, label.A6, label.English)
 	b := large.Bounds()
-	corner := large.(*image.Gray).SubImage(image.Rect(b.Max.X*6/10, b.Max.Y*7/10, b.Max.X, b.Max.Y))
+	corner := large.(*image.Gray).SubImage(image.Rect(b.Max.X*55/100, b.Max.Y*68/100, b.Max.X, b.Max.Y))
 	v := openPage(t, photograph(t, corner, 4, 60))
 	verdict := func(name, class, reason string, words ...string) {
 		t.Helper()

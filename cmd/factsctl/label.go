@@ -106,7 +106,7 @@ role "label".`,
 		if err := write(c, out, signed); err != nil {
 			return err
 		}
-		note(c, "signed label of %s %s, edition %d, by %s: %d bytes, %d characters, QR version %d", l.Vendor, l.Model, l.Sequence, key.Public().ID(), len(signed), len(text), code.Version)
+		note(c, "signed label of %s %s, edition %d, by %s: %d bytes, %d characters, QR version %d, level %s", l.Vendor, l.Model, l.Sequence, key.Public().ID(), len(signed), len(text), code.Version, code.Level)
 		return nil
 	}
 	return c
@@ -321,7 +321,7 @@ func newLabelScanCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "scan IMAGE|- --root PUB --keys FILE",
 		Short: "Read a label's QR code and verify it, offline",
-		Long: `Finds the QR code in an image (PNG or JPEG), or takes its text ("MF1:...") as a
+		Long: `Finds the QR code in an image (PNG or JPEG), or takes its text ("MF2:...") as a
 scanner of codes gives it, and verifies the label in it: the key list by the
 root, the signature by a key that the list gives the role "label", its validity
 and content. It needs no network. A label that does not hold is refused with the
@@ -382,7 +382,7 @@ reason, and nothing of it is shown.`,
 func scanned(data []byte) (string, error) {
 	// A scanner that sees the label also sees the code with its link.
 	for line := range strings.Lines(string(data[:min(len(data), 4*label.MaxSize)])) {
-		if text := strings.TrimRight(line, "\r\n"); strings.HasPrefix(text, "MF1:") {
+		if text := strings.TrimRight(line, "\r\n"); label.IsText(text) {
 			return text, nil
 		}
 	}

@@ -61,5 +61,5 @@ func TestDemoFails(t *testing.T) {
 
 func plain(s string) string {
 	s = regexp.MustCompile(`[0-9a-f]{32,}`).ReplaceAllString(s, "HEX")
-	return regexp.MustCompile(`\d+ characters, QR version \d+`).ReplaceAllString(s, "N characters, QR version N")
+	return regexp.MustCompile(`\d+ characters, QR version \d+, level [HQM]`).ReplaceAllString(s, "N characters, QR version N")
 }
