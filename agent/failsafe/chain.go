@@ -24,6 +24,41 @@ func (e *Enforcer) work(ctx context.Context) {
 		case <-hold.C:
 		}
 		e.settle(ctx)
+		e.progress()
+	}
+}
+
+// progress notes that the work goes on.
+func (e *Enforcer) progress() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.worked = time.Now()
+}
+
+// live gives a sign of life as long as there is progress. It takes the lock that
+// all work needs: who holds it for ever ends it.
+func (e *Enforcer) live(ctx context.Context) {
+	if e.cfg.Alive == nil {
+		return
+	}
+	e.progress()
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		e.mu.Lock()
+		idle := time.Since(e.worked)
+		if d := e.deferral; d != nil && d.Ended == 0 && uptime() < d.Until {
+			idle = 0 // it waits for the application, as long as that may make it wait
+		}
+		e.mu.Unlock()
+		if idle < stuckAfter {
+			e.cfg.Alive()
+		}
 	}
 }
 
@@ -208,6 +243,8 @@ const (
 func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.Context) (string, error)) Effect {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.Deadline)*time.Millisecond)
 	defer cancel()
+	e.progress()
+	defer e.progress()
 	start := time.Now()
 	words, err := f(ctx)
 	for try := 1; err != nil && try < tries && !tells(r) && !errors.Is(err, reference.ErrNeverTouch) && ctx.Err() == nil; try++ {

@@ -95,6 +95,7 @@ func (e *Enforcer) putOff(ctx context.Context, id []byte) {
 	hurry := e.hurry
 	e.mu.Unlock()
 	defer hurry()
+	defer e.progress()
 	c, most, err := e.askToDefer(ctx, id, &may)
 	if err != nil {
 		e.log.Info("pause is not deferred", "reason", err)

@@ -72,6 +72,7 @@ type Config struct {
 	Sysfs    []string          // files of /sys that a manifest may write to
 	Hooks    string            // folder of the hooks; "" for none
 
+	Alive  func() // called once a second as long as the enforcer does its work, for a watchdog; may be nil
 	Ready  func() // called once, when a pause that was latched is in force again and the socket listens; may be nil
 	Logger *slog.Logger
 }
@@ -81,6 +82,8 @@ const (
 	holdEvery   = 2 * time.Second       // a paused device is looked at again
 	reloadEvery = time.Minute           // manifest and key lists are opened again
 	startGrace  = time.Minute           // silence before the first sign of life after a start counts from here at the earliest
+	aliveEvery  = time.Second           // a sign of life
+	stuckAfter  = 75 * time.Second      // longer than any step and its last look: then there are no more
 	lookTime    = 2 * time.Second       // for the last look at a unit, beyond the step's deadline
 	diskTime    = 25 * time.Millisecond // for the latch, before the chain begins without waiting for the disk
 	maxConns    = 8                     // connections of one user
@@ -120,6 +123,7 @@ type Enforcer struct {
 	life        time.Time          // last sign of life, or start
 	alive       bool               // a sign of life came since the start
 	silent      bool               // the present silence was acted upon
+	worked      time.Time          // the chain was last looked at, or a step of it begun or ended
 
 	connMu sync.Mutex
 	conns  map[uint32]int
@@ -310,6 +314,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer func() { cancel(); all.Wait() }()
 	all.Go(func() { e.keepNV(ctx) })
+	all.Go(func() { e.live(ctx) })
 	notify(e.nvKick)
 	e.settle(ctx)
 	if ctx.Err() != nil {

@@ -616,6 +616,42 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// The sign of life ends when the work does, with a step that does not come back.
+func TestAlive(t *testing.T) {
+	d := newDevice(t, nil)
+	for _, hang := range []string{"not at all", "in a step"} {
+		t.Run(hang, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var signs atomic.Int64
+				cfg := d.cfg
+				cfg.Alive = func() { signs.Add(1) }
+				e, err := New(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go e.live(ctx)
+				again := make(chan struct{})
+				defer close(again)
+				switch hang {
+				case "not at all":
+					go e.work(ctx)
+				case "in a step":
+					go e.do(ctx, reference.Reaction{Deadline: 1000}, func(context.Context) (string, error) { <-again; return "", nil })
+				}
+				time.Sleep(stuckAfter + 10*time.Second)
+				before := signs.Load()
+				time.Sleep(time.Minute)
+				if more := signs.Load() - before; (more >= 59) != (hang == "not at all") || more > 61 {
+					t.Errorf("%d signs of life in a minute, %d before it", more, before)
+				}
+			})
+		})
+	}
+}
+
 // A real TPM holds the latch where the files are lost.
 func TestNV(t *testing.T) {
 	emulator := tpmtest.New(t)

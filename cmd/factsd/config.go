@@ -68,6 +68,7 @@ type config struct {
 		NeverTouch []string `toml:"never_touch"`
 		Verifier   []string `toml:"verifier"`
 		Sysfs      []string `toml:"sysfs"`
+		Watchdog   string   `toml:"watchdog"`
 		NV         bool     `toml:"nv"`
 	} `toml:"enforcer"`
 	Log struct {

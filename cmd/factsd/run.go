@@ -156,6 +156,12 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 		// What is ordered after the enforcer starts once a pause is in force again.
 		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
+	hardware, err := openHardwareWatchdog(c.Enforcer.Watchdog)
+	if err != nil {
+		return fail(exitNeeds, "is the driver loaded, and does nobody else feed it? systemd does with RuntimeWatchdogSec=", err)
+	}
+	supervisor := newWatchdog()
+	config.Alive = func() { supervisor.alive(); hardware.alive() }
 	if c.Enforcer.NV && c.Key.TPM != "" {
 		t, err := openTPM(c)
 		if err != nil {
@@ -168,7 +174,11 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if err != nil {
 		return fail(exitNeeds, "is the state directory writable?", err)
 	}
-	return e.Run(ctx)
+	err = e.Run(ctx)
+	if ctx.Err() != nil {
+		hardware.close()
+	}
+	return err
 }
 
 // status prints what the enforcer says.
@@ -247,25 +257,4 @@ func synchronised() bool {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
 	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
-}
-
-// A watchdog tells systemd that the sampling loop is alive, when it wants to know.
-type watchdog struct {
-	every time.Duration // 0 when nobody wants to know
-	last  time.Time
-}
-
-func newWatchdog() *watchdog {
-	every, err := daemon.SdWatchdogEnabled(false)
-	if err != nil {
-		every = 0
-	}
-	return &watchdog{every: every / 3}
-}
-
-func (w *watchdog) alive() {
-	if now := time.Now(); w.every > 0 && now.Sub(w.last) >= w.every {
-		w.last = now
-		daemon.SdNotify(false, daemon.SdNotifyWatchdog)
-	}
 }

@@ -78,7 +78,7 @@ func TestDropInsAreConfined(t *testing.T) {
 	analyze := program(t, "systemd-analyze", "systemd")
 	overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
 	unit := filepath.Join(t.TempDir(), "factsd-enforce.service")
-	text := read(t, "configs/systemd/factsd-enforce.service") + read(t, "configs/systemd/quarantine.conf") + read(t, "configs/systemd/steps.conf")
+	text := read(t, "configs/systemd/factsd-enforce.service") + read(t, "configs/systemd/quarantine.conf") + read(t, "configs/systemd/steps.conf") + read(t, "configs/systemd/watchdog.conf")
 	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ func debPackages() []debPackage {
 			"usr/share/doc/factsd/examples/medical-application.conf": "configs/systemd/medical-application.conf",
 			"usr/share/doc/factsd/examples/quarantine.conf":          "configs/systemd/quarantine.conf",
 			"usr/share/doc/factsd/examples/steps.conf":               "configs/systemd/steps.conf",
+			"usr/share/doc/factsd/examples/watchdog.conf":            "configs/systemd/watchdog.conf",
 			"usr/share/doc/factsd/examples/32-bit.conf":              "configs/systemd/32-bit.conf",
 			"usr/share/doc/factsd/examples/openrc/factsd":            "configs/openrc/factsd",
 			"usr/share/doc/factsd/examples/openrc/factsd-enforce":    "configs/openrc/factsd-enforce",
