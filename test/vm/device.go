@@ -304,11 +304,17 @@ within = "5s"
 	return err
 }
 
-// hospital starts the verifier, or starts it anew after a new manifest.
-func (d *device) hospital() error {
+// dismiss stops the verifier.
+func (d *device) dismiss() {
 	if d.verifier != nil {
 		d.verifier.Stop(syscall.SIGTERM)
+		d.verifier = nil
 	}
+}
+
+// hospital starts the verifier, or starts it anew after a new manifest.
+func (d *device) hospital() error {
+	d.dismiss()
 	if err := d.StartVerifier(); err != nil {
 		return err
 	}
@@ -459,9 +465,4 @@ func (d *device) stage(want string, limit time.Duration) error {
 func (d *device) flow(ctx context.Context, n int) error {
 	_, err := d.m.run(ctx, fmt.Sprintf("echo %d >/run/medical/flow.new && mv /run/medical/flow.new /run/medical/flow", n))
 	return err
-}
-
-// starts returns how often the medical application has started.
-func (d *device) starts(ctx context.Context) (string, error) {
-	return d.m.run(ctx, "cat /var/lib/medical-started 2>/dev/null | wc -l")
 }

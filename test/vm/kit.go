@@ -49,7 +49,7 @@ Description=SIMULATED infusion monitor
 RuntimeDirectory=medical
 ExecStartPre=/bin/sh -c 'ln -sf /run/miotfacts/app/facts.sock /run/medical/app.sock; cp /etc/flow /run/medical/flow'
 ExecStart=/opt/guest infusion /run/medical
-ExecStartPost=/bin/sh -c 'cat /proc/uptime >>/var/lib/medical-started'
+ExecStartPost=/bin/sh -c 'cat /proc/sys/kernel/random/boot_id >>/var/lib/medical-started'
 [Install]
 WantedBy=multi-user.target
 `,
@@ -236,7 +236,7 @@ for script in /etc/init.d/S*; do [ -x "$script" ] && "$script" start; done
 mkdir -p /run/medical /sys/fs/cgroup/medical
 ln -sf /run/miotfacts/app/facts.sock /run/medical/app.sock
 cp /etc/flow /run/medical/flow
-echo "$(/usr/bin/factsd status | grep latch) $(cat /proc/uptime)" >>/var/lib/medical-started
+echo "$(/usr/bin/factsd status | grep latch) $(cat /proc/sys/kernel/random/boot_id)" >>/var/lib/medical-started
 start-stop-daemon -S -b -m -p /run/medical.pid -x /bin/sh -- -c 'echo $$ >/sys/fs/cgroup/medical/cgroup.procs; exec /opt/guest infusion /run/medical'
 `,
 	} {

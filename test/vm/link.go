@@ -86,6 +86,17 @@ func (l *link) read() {
 	}
 }
 
+// forget drops what has come and was not waited for.
+func (l *link) forget() {
+	for {
+		select {
+		case <-l.answers:
+		default:
+			return
+		}
+	}
+}
+
 var errGone = errors.New("the machine is gone")
 
 // greeted waits until the guest program of a boot greets, and returns the

@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func changed(ctx context.Context, b *bench, k *kit, d *device) {}
