@@ -48,7 +48,7 @@ func (d *device) cutInPause(ctx context.Context) error {
 		return err
 	}
 	after := rand.IntN(500)
-	if _, err := d.m.run(ctx, fmt.Sprintf("until factsd status | grep -qx 'latch: paus[a-z]*'; do :; done; sleep 0.%03d", after)); err != nil {
+	if _, err := d.m.run(ctx, fmt.Sprintf("until factsd status | grep -qx 'latch: paus[a-z]*'; do sleep 0.05; done; sleep 0.%03d", after)); err != nil {
 		return err
 	}
 	if err := d.m.reset(ctx); err != nil {

@@ -148,7 +148,7 @@ func (m *machine) said() error {
 
 // up waits until the guest program greets.
 func (m *machine) up(ctx context.Context) error {
-	boot, err := m.link.greeted(ctx, 3*time.Minute)
+	boot, err := m.link.greeted(ctx, 10*time.Minute)
 	if err != nil {
 		return errors.Join(err, m.said())
 	}
@@ -158,7 +158,7 @@ func (m *machine) up(ctx context.Context) error {
 
 // run runs a script in the machine; that it fails is an error.
 func (m *machine) run(ctx context.Context, script string) (string, error) {
-	out, code, err := m.link.run(ctx, script, nil, 2*time.Minute)
+	out, code, err := m.link.run(ctx, script, nil, 5*time.Minute)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d in the machine: %s\n%s", code, script, out)
 	}
@@ -167,7 +167,7 @@ func (m *machine) run(ctx context.Context, script string) (string, error) {
 
 // holds reports whether a script succeeds in the machine.
 func (m *machine) holds(ctx context.Context, script string) bool {
-	_, code, err := m.link.run(ctx, script, nil, 2*time.Minute)
+	_, code, err := m.link.run(ctx, script, nil, 5*time.Minute)
 	return err == nil && code == 0
 }
 
@@ -175,7 +175,7 @@ func (m *machine) holds(ctx context.Context, script string) bool {
 func (m *machine) awaits(ctx context.Context, d time.Duration, what, script string) error {
 	var last string
 	if until(ctx, d, func() bool {
-		out, code, err := m.link.run(ctx, script, nil, 2*time.Minute)
+		out, code, err := m.link.run(ctx, script, nil, 5*time.Minute)
 		last = out
 		return err == nil && code == 0
 	}) {
