@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/attest/eventlog"
 	"github.com/miotfacts/miotfacts/attest/ima"
 	"github.com/miotfacts/miotfacts/reference"
@@ -393,28 +392,11 @@ type refusedAnswer struct{ error }
 
 func (r *refusedAnswer) Unwrap() error { return r.error }
 
-// readReferences reads a manifest, authored or signed.
+// readReferences reads a manifest that has references by events.
 func readReferences(c *cobra.Command, name string) (*reference.Manifest, error) {
-	data, err := read(c, name, max(maxAuthored, reference.MaxManifestSize))
-	if err != nil {
-		return nil, err
+	m, err := readManifest(c, name)
+	if err == nil && (m.Boot == nil || len(m.BootEvents) == 0) {
+		err = fail(exitRefused, "make some: factsctl boot record", "%s has no references by events", name)
 	}
-	m := new(reference.Manifest)
-	if u, err := cose.Parse(data, reference.MaxManifestSize); err == nil && u.Type() == cose.Manifest {
-		if err := cose.Decode(u.UnverifiedPayload(), reference.MaxManifestSize, m); err != nil {
-			return nil, fail(exitRefused, "give a file that factsctl manifest sign wrote", "%s is no signed manifest: %w", name, err)
-		}
-		note(c, "note: the signature of %s is not verified: see factsctl manifest verify", name)
-	} else if authored, problems := reference.Author(data); authored != nil {
-		m = authored
-	} else {
-		for _, p := range problems {
-			newFinding(name, p).print(c.ErrOrStderr())
-		}
-		return nil, fail(exitRefused, "correct what is listed above", "%s is no manifest", name)
-	}
-	if m.Boot == nil || len(m.BootEvents) == 0 {
-		return nil, fail(exitRefused, "make some: factsctl boot record", "%s has no references by events", name)
-	}
-	return m, nil
+	return m, err
 }

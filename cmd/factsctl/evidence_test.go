@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/attest/eventlog"
 	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
@@ -85,6 +86,13 @@ func TestEvidenceVerify(t *testing.T) {
 		}
 		return data
 	}
+	wrapped := func(media string) []byte {
+		data, err := cmw.Wrap(cmw.Record{Type: media, Value: bundle, Kind: cmw.EvidenceKind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
 	dir := t.TempDir()
 	signed, err := reference.SignManifest(&m, f.World.Manifest)
 	if err != nil {
@@ -108,6 +116,8 @@ func TestEvidenceVerify(t *testing.T) {
 		want string
 	}{
 		{"good", bundle, named, exitOK, "booted: firmware 1, system A\naffirming, configuration 2, executables 3\nnot told: freshness"},
+		{"conceptual message", wrapped(cmw.Evidence), named, exitOK, "booted: firmware 1, system A\naffirming"},
+		{"conceptual message of another type", wrapped("text/plain"), named, exitRefused, "of type text/plain, want application/vnd.miotfacts.evidence+cbor"},
 		{"keys of its own", bundle, trust, exitRefused, "nobody says that they are the device's"},
 		{"another attestation key", bundle, append(trust, "--key-id", shown.KeyID, "--ak", strings.Repeat("0", 64)), exitRefused, "not those named"},
 		{"without its log", change(func(b *attest.Bundle) { b.Logs = nil }), named, exitRefused, "has not come yet"},

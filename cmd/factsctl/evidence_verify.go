@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/verifier"
@@ -56,6 +57,9 @@ and its binding to the report, event logs and IMA list against the quoted PCRs, 
 of it against the manifest. FILE comes from factsverifier:
 
   curl https://verifier/api/devices/DEVICE/evidence > FILE
+
+It may be a conceptual message (CMW, RFC 9999), as the verifier answers with
+Accept: application/cmw+cbor.
 
 The keys in a bundle are the word of whoever made it. Name those that you know to be
 the device's with --key-id and --ak, as the device's page shows them; without both, the
@@ -104,6 +108,16 @@ that can be told is as the manifest says.`,
 		}
 		if data, err = read(c, args[0], attest.MaxBundleSize); err != nil {
 			return err
+		}
+		if cmw.Is(data) {
+			r, err := cmw.Unwrap(data, attest.MaxBundleSize)
+			if err == nil && r.Type != cmw.Evidence {
+				err = fmt.Errorf("it is a conceptual message of %v, want %s", r, cmw.Evidence)
+			}
+			if err != nil {
+				return fail(exitRefused, "give what factsverifier's /api/devices/DEVICE/evidence answered", "%s: %w", args[0], err)
+			}
+			data = r.Value
 		}
 		v, err := verifyBundle(cfg, now, data, keyID, ak)
 		if err != nil {

@@ -28,7 +28,7 @@ func newManifestCommand() *cobra.Command {
 shows in each stage of its life, and what is to happen when it does not. It is
 written as TOML (docs/manifest.md) and signed into CBOR.`,
 		newManifestNewCommand(), newManifestLintCommand(), newManifestSignCommand(),
-		newManifestShowCommand(), newManifestVerifyCommand(), newManifestDraftCommand())
+		newManifestShowCommand(), newManifestVerifyCommand(), newManifestDraftCommand(), newManifestCorimCommand())
 }
 
 func newManifestNewCommand() *cobra.Command {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
@@ -134,8 +135,8 @@ func newReportShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show FILE",
 		Short: "Show what a report says, in words",
-		Long: `Shows a report's claims: a message as the verifier keeps it, or the signed report
-alone; - for standard input. With the device's public key (--key) the signature is
+		Long: `Shows a report's claims: a message as the verifier keeps it, the signed report alone,
+or a conceptual message (CMW, RFC 9999) around it; - for standard input. With the device's public key (--key) the signature is
 checked; without it nothing is, and the output says so.
 
 The device's comparison is told in words with the manifest that it used (--manifest),
@@ -195,8 +196,19 @@ comparison is the device's own word: what the verifier made of it is on its page
 	return c
 }
 
-// openReport decodes a message, or a signed report without one.
+// openReport decodes a message, or a signed report without one, or a conceptual
+// message with a report.
 func openReport(data []byte) (*attest.Message, *attest.Unverified, error) {
+	if cmw.Is(data) {
+		r, err := cmw.Unwrap(data, attest.MaxMessageSize)
+		if err == nil && r.Format != cmw.EAT && r.Type != "application/eat+cwt" {
+			err = fmt.Errorf("it is a conceptual message of %v, want application/eat+cwt", r)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		data = r.Value
+	}
 	if bytes.HasPrefix(data, []byte{0xd8, 0x3d}) { // tag 61: no message begins so
 		message, err := cose.Encode(attest.Message{Report: data})
 		if err != nil {

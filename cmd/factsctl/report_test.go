@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
@@ -62,6 +63,15 @@ func TestReportShow(t *testing.T) {
 	dir := t.TempDir()
 	file := save(t, dir, "message.cbor", message)
 	bare := save(t, dir, "bare.cbor", sealed.Report)
+	wrap := func(name string, r cmw.Record) string {
+		data, err := cmw.Wrap(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return save(t, dir, name, data)
+	}
+	wrapped := wrap("bare.cmw", cmw.Record{Format: cmw.EAT, Value: sealed.Report, Kind: cmw.EvidenceKind})
+	alien := wrap("alien.cmw", cmw.Record{Type: "text/plain", Value: []byte("sound")})
 	bad := save(t, dir, "flipped.cbor", flipped)
 	large := save(t, dir, "large.cbor", make([]byte, attest.MaxMessageSize+1))
 	empty := save(t, dir, "empty.cbor", nil)
@@ -84,6 +94,8 @@ func TestReportShow(t *testing.T) {
 		{"unchecked app fact", []string{file}, 0, "fact 1000          120"},
 		{"checked", []string{file, "--key", key}, 0, "valid, by key " + d.Signer.Public().ID().String()},
 		{"signed report alone", []string{bare, "--key", key}, 0, "report 2 of device " + d.UEID.String() + "\nvalid, by key"},
+		{"conceptual message", []string{wrapped, "--key", key}, 0, "report 2 of device " + d.UEID.String() + "\nvalid, by key"},
+		{"conceptual message of another type", []string{alien, "--key", key}, exitRefused, "is no report: it is a conceptual message of type text/plain, want application/eat+cwt"},
 		{"another key", []string{file, "--key", stranger}, exitRefused, "signed by another key"},
 		{"no key at all", []string{file, "--key", file}, exitUsage, "no PEM block"},
 		{"flipped", []string{bad, "--key", key}, exitRefused, "error: "},

@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/verifier"
@@ -270,8 +272,25 @@ func answer(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-func answerBytes(w http.ResponseWriter, name string, data []byte) error {
-	w.Header().Set("Content-Type", "application/octet-stream")
+// answerMessage answers with a signed message, or where the client asks for one,
+// with a conceptual message (RFC 9999) around what others know of it.
+func answerMessage(w http.ResponseWriter, r *http.Request, name string, data []byte, record func() (cmw.Record, error)) error {
+	w.Header().Set("Vary", "Accept")
+	if !strings.Contains(r.Header.Get("Accept"), cmw.MediaType) {
+		return answerBytes(w, "application/octet-stream", name, data)
+	}
+	c, err := record()
+	if err == nil {
+		data, err = cmw.Wrap(c)
+	}
+	if err != nil {
+		return err
+	}
+	return answerBytes(w, cmw.MediaType, name+".cmw", data)
+}
+
+func answerBytes(w http.ResponseWriter, media, name string, data []byte) error {
+	w.Header().Set("Content-Type", media)
 	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	_, _ = w.Write(data)
@@ -337,7 +356,11 @@ func (s *site) message(w http.ResponseWriter, r *http.Request) error {
 	case len(record.Message) == 0:
 		return &problem{http.StatusGone, fmt.Sprintf("report %d of device %s was dropped as too old; its digest is %x", sequence, id, record.Digest), ""}
 	}
-	return answerBytes(w, fmt.Sprintf("%s-%d.cbor", id, sequence), record.Message)
+	return answerMessage(w, r, fmt.Sprintf("%s-%d.cbor", id, sequence), record.Message, func() (cmw.Record, error) {
+		m := new(attest.Message)
+		err := cose.Decode(record.Message, attest.MaxMessageSize, m)
+		return cmw.Record{Format: cmw.EAT, Value: m.Report, Kind: cmw.EvidenceKind}, err
+	})
 }
 
 // result answers with the signed result on the newest report.
@@ -353,7 +376,9 @@ func (s *site) result(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answerBytes(w, fmt.Sprintf("%s-%d.ear", d.UEID, d.Sequence), record.Result)
+	return answerMessage(w, r, fmt.Sprintf("%s-%d.ear", d.UEID, d.Sequence), record.Result, func() (cmw.Record, error) {
+		return cmw.Record{Format: cmw.EAT, Value: record.Result, Kind: cmw.AttestationResult}, nil
+	})
 }
 
 func (s *site) evidence(w http.ResponseWriter, r *http.Request) error {
@@ -368,7 +393,9 @@ func (s *site) evidence(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answerBytes(w, fmt.Sprintf("%s.evidence", d.UEID), bundle)
+	return answerMessage(w, r, fmt.Sprintf("%s.evidence", d.UEID), bundle, func() (cmw.Record, error) {
+		return cmw.Record{Type: cmw.Evidence, Value: bundle, Kind: cmw.EvidenceKind}, nil
+	})
 }
 
 func (s *site) refused(w http.ResponseWriter, r *http.Request) error {

@@ -22,6 +22,8 @@
 //	GET  /api/devices/{id}/reports/{sequence} the message as it came
 //	GET  /api/devices/{id}/result            signed result (EAR) on the newest report
 //	GET  /api/devices/{id}/evidence          boot report, quote, logs and keys in one bundle
+//	                                         reports, results and bundles are conceptual messages with
+//	                                         Accept: application/cmw+cbor
 //	GET  /api/devices/{id}/tasks             Tasks of its inspection
 //	GET  /api/devices/{id}/tasks.ics         the same as iCalendar; ?lang= en or de
 //	GET  /api/tasks                          list of Tasks, the earliest first

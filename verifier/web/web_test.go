@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
@@ -325,6 +327,44 @@ func TestAnswers(t *testing.T) {
 		}
 		if (len(m.submitted) == 1) != (tt.status == http.StatusAccepted) {
 			t.Errorf("%s %s: %d commands went on", tt.method, tt.path, len(m.submitted))
+		}
+	}
+}
+
+// What a verifier of others asks for: the same, and what it is.
+func TestConceptualMessages(t *testing.T) {
+	m := example(t)
+	d := m.devices[ueid(2)]
+	message, err := os.ReadFile("../../testdata/vectors/report/alarm.cbor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range m.reports {
+		m.reports[i].Message = message
+	}
+	d.Boot = new(verifier.Boot)
+	m.devices[ueid(2)] = d
+	parts := new(attest.Message)
+	if err := cose.Decode(message, attest.MaxMessageSize, parts); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]cmw.Record{
+		fmt.Sprintf("/reports/%d", d.Sequence): {Format: cmw.EAT, Value: parts.Report, Kind: cmw.EvidenceKind},
+		"/result":                              {Format: cmw.EAT, Value: []byte("signed result"), Kind: cmw.AttestationResult},
+		"/evidence":                            {Type: cmw.Evidence, Value: []byte("bundle"), Kind: cmw.EvidenceKind},
+	} {
+		for _, accept := range []string{"", "application/cmw+cbor", "application/json;q=0.1, application/cmw+cbor"} {
+			r := httptest.NewRequest("GET", "/api/devices/"+ueid(2).String()+path, nil)
+			r.Header.Set("Accept", accept)
+			w := httptest.NewRecorder()
+			m.handler().ServeHTTP(w, r)
+			got, err := cmw.Unwrap(w.Body.Bytes(), 1<<20)
+			if wrapped := w.Header().Get("Content-Type") == cmw.MediaType; w.Code != 200 || wrapped != (accept != "") || w.Header().Get("Vary") != "Accept" {
+				t.Errorf("%s, %q: %d %q", path, accept, w.Code, w.Header())
+			}
+			if accept != "" && (err != nil || got.Format != want.Format || got.Type != want.Type || got.Kind != want.Kind || !bytes.Equal(got.Value, want.Value)) {
+				t.Errorf("%s: %+v, %v, want %+v", path, got, err, want)
+			}
 		}
 	}
 }
