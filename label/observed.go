@@ -48,7 +48,7 @@ func ReadObserved(data []byte) (Observation, error) {
 	if err != nil {
 		return Observation{}, fmt.Errorf("cannot read observation: %w", err)
 	}
-	o, err := in.observation()
+	o, err := in.Observation()
 	if err != nil {
 		return Observation{}, fmt.Errorf("cannot read observation: %w", err)
 	}
@@ -116,8 +116,8 @@ func once(d *json.Decoder, at string) error {
 	return err
 }
 
-// observation checks what was seen and turns it into what the date is made from.
-func (in *Observed) observation() (Observation, error) {
+// Observation checks what was seen and turns it into what the date is made from.
+func (in *Observed) Observation() (Observation, error) {
 	o := Observation{Model: in.Model, Device: in.Device, On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Amounts: map[Kind]uint32{}, basis: map[Kind]basis{}}
 	for _, d := range []struct {
 		name string

@@ -237,6 +237,30 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
+// TestDataJSON writes what it reads, byte by byte, and nothing that it would refuse.
+func TestDataJSON(t *testing.T) {
+	want := read(t, exampleData)
+	d, err := maturity.ReadData(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.JSON(); err != nil || string(got) != string(want) {
+		t.Errorf("%v:\n%s", err, got)
+	}
+	for name, change := range map[string]func(*maturity.Data){
+		"source":      func(d *maturity.Data) { d.Source = "" },
+		"observation": func(d *maturity.Data) { d.Values = map[string]int64{"made_up": 1} },
+		"value":       func(d *maturity.Data) { d.Values = map[string]int64{"tls_min_version": 14} },
+		"inventory":   func(d *maturity.Data) { d.Inventory = d.Devices - 1 },
+	} {
+		c := *d
+		change(&c)
+		if got, err := c.JSON(); err == nil || got != nil {
+			t.Errorf("%s: wrote %s", name, got)
+		}
+	}
+}
+
 func FuzzReadData(f *testing.F) {
 	f.Add(read(f, exampleData))
 	f.Add([]byte(`{"version": 1, "source": "S", "from": "2025-04-01", "until": "2026-03-31", "inventory": 2, "devices": 1, "observations": {"a": {"b": [1]}}}`))

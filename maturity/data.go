@@ -277,6 +277,27 @@ func ReadData(data []byte) (*Data, error) {
 	return d, nil
 }
 
+// JSON returns the file that ReadData reads, the same bytes for the same data.
+func (d *Data) JSON() ([]byte, error) {
+	text, err := json.MarshalIndent(struct {
+		Version      int              `json:"version"`
+		Source       string           `json:"source"`
+		From         string           `json:"from"`
+		Until        string           `json:"until"`
+		Inventory    int64            `json:"inventory"`
+		Devices      int64            `json:"devices"`
+		Observations map[string]int64 `json:"observations"`
+	}{1, d.Source, d.From.Format(time.DateOnly), d.Until.Format(time.DateOnly), d.Inventory, d.Devices, d.Values}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write observations: %w", err)
+	}
+	text = append(text, '\n')
+	if _, err := ReadData(text); err != nil {
+		return nil, fmt.Errorf("cannot write observations: %w", err)
+	}
+	return text, nil
+}
+
 // object reads one JSON object; encoding/json alone would let a key stand twice
 // and in any case of letters.
 func object(data []byte) (map[string]json.RawMessage, error) {

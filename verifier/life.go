@@ -3,9 +3,7 @@ package verifier
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/miotfacts/miotfacts/attest"
@@ -380,8 +378,11 @@ func (v *Verifier) life(now int64, d *Device) *Life {
 		return l
 	}
 	l.Checks = compare(l.Label.Label, v.referenceOf(d), d, v.cfg.OwnNetworks, now)
-	var err error
-	if l.Date, err = l.Label.Label.BestBefore(observe(l.Label.Label, d, v.cfg.Observed[d.UEID], now)); err != nil {
+	o, err := observe(d, v.cfg.Observed[d.UEID], now)
+	if err == nil {
+		l.Date, err = l.Label.Label.BestBefore(o)
+	}
+	if err != nil {
 		l.NoDate = err.Error()
 		return l
 	}
@@ -476,36 +477,21 @@ func (l *Life) findings(now int64) []Finding {
 	return found
 }
 
-// celsius finds the temperature that the reason of a parameter names.
-var celsius = regexp.MustCompile(`(\d{2,3}) ?°C`)
-
-// observe returns what is known of a device for its date. What its reports tell
+// observe returns what is known of a device for its day. What its reports tell
 // counts before what people wrote down.
-func observe(l *label.Label, d *Device, written label.Observation, now int64) label.Observation {
-	o := written
-	o.Device, o.On = d.Serial, label.DayOf(now)
-	o.Amounts = map[label.Kind]uint32{}
+func observe(d *Device, written label.Observation, now int64) (label.Observation, error) {
+	o, err := d.Seen.observed(now).Observation()
+	if err != nil {
+		return o, fmt.Errorf("internal error: %w", err)
+	}
+	o.Device, o.Model, o.Purchased, o.SupportEnded, o.Flaws = printable(d.Serial), written.Model, written.Purchased, written.SupportEnded, written.Flaws
+	if o.Temperature == nil {
+		o.Temperature = written.Temperature
+	}
 	for k, n := range written.Amounts {
-		o.Amounts[k] = n
-	}
-	for k, fact := range map[label.Kind]facts.Key{label.OperatingHours: factHours, label.FlashWear: factWear, label.BatteryCycles: factCycles} {
-		if v, why := d.Seen.reading(fact); why == "" && v.Int() >= 0 && v.Int() <= 1<<31 {
-			o.Amounts[k] = uint32(v.Int())
+		if _, told := o.Amounts[k]; !told && (k != label.HotHours || o.Temperature == nil) {
+			o.Amounts[k] = n
 		}
 	}
-	if d.Seen == nil {
-		return o
-	}
-	if days, ok := d.Seen.cycle(now); ok && (d.Seen.Updates > 0 || days > l.Updates.Every) {
-		o.Amounts[label.UpdateObserved] = days
-	}
-	for _, p := range l.Inspection.Parameters {
-		if m := celsius.FindStringSubmatch(p.Reason); p.Kind == label.HotHours && m != nil {
-			above, _ := strconv.Atoi(m[1]) // two or three digits
-			if hours, ok := d.Seen.hot(above); ok {
-				o.Amounts[label.HotHours] = hours
-			}
-		}
-	}
-	return o
+	return o, nil
 }

@@ -1,6 +1,7 @@
 package verifier_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
@@ -363,6 +364,9 @@ func TestDayOfInspection(t *testing.T) {
 		}
 		return days
 	}
+	if o, err := f.Observed(f.Now, d.UEID); err != nil || o.Version != 1 || len(o.Amounts)+len(o.Firmware)+len(o.Temperature) != 0 {
+		t.Errorf("before a report: %+v, %v", o, err)
+	}
 	if got := moved(); got["flaws_critical"] != 3 || got["operating_hours"] != 9 || len(got) != 3 {
 		t.Errorf("before a report: %v", got)
 	}
@@ -397,6 +401,17 @@ func TestDayOfInspection(t *testing.T) {
 	f.Now += 8 * 86400
 	if got := moved()["update_observed"]; got != 9 {
 		t.Errorf("updates come every %d days", got)
+	}
+	o, err := f.Observed(f.Now, d.UEID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := label.ReadObserved(exported); err != nil || read.Amounts[label.UpdateObserved] != 9 || len(o.Firmware) != 2 || o.Firmware[1].Version != "system 2, manifest 3" {
+		t.Errorf("exported %s: %v", exported, err)
 	}
 	v := d.View()
 	if v.Life.Due(f.Now) || slices.Contains(codes(v.Findings), verifier.ReasonInspection) {

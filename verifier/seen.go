@@ -2,10 +2,16 @@ package verifier
 
 import (
 	"bytes"
+	"fmt"
+	"math"
 	"slices"
+	"strings"
+	"time"
+	"unicode"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/facts"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -87,10 +93,14 @@ func (s *Seen) take(now int64, r *attest.Report, ref *reference.Reference, boot 
 		s.Facts = map[facts.Key]attest.Fact{}
 	}
 	for _, k := range lifeFacts {
+		g, gap := r.Body.Gaps[k]
+		if r.Body.Same.Has(k) { // the report that has it has not come
+			g, gap = attest.Gap{Status: facts.Pending, Reason: fmt.Sprintf("as in report %d, which has not come", r.Body.Same.Sequence)}, true
+		}
 		if f, ok := r.Body.Facts[k]; ok {
 			s.Facts[k] = f
 			delete(s.Gaps, k)
-		} else if g, ok := r.Body.Gaps[k]; ok {
+		} else if gap {
 			if s.Gaps == nil {
 				s.Gaps = map[facts.Key]attest.Gap{}
 			}
@@ -127,18 +137,21 @@ func (s *Seen) heat(r *attest.Report) {
 	}
 }
 
-// hot returns for how many hours the device was seen at or above a temperature
-// in °C. It is not ok where that is not told: below the lowest step, and where
-// no temperature was measured. Between two steps the lower one counts.
-func (s *Seen) hot(celsius int) (uint32, bool) {
-	if s.Watched == 0 || celsius < heatFloor {
-		return 0, false
+// temperature returns for how many hours it was how hot; nil where no temperature
+// was measured.
+func (s *Seen) temperature() []label.HoursAbove {
+	if s.Watched == 0 {
+		return nil
 	}
-	i := min((celsius-heatFloor)/heatStep, heatSteps-1)
-	if i >= len(s.Heat) {
-		return 0, true
+	var rows []label.HoursAbove
+	for i := range heatSteps {
+		row := label.HoursAbove{Celsius: int32(heatFloor + i*heatStep)}
+		if i < len(s.Heat) {
+			row.Hours = uint32(min(s.Heat[i]/3_600_000, math.MaxInt32))
+		}
+		rows = append(rows, row)
 	}
-	return uint32(s.Heat[i] / 3_600_000), true
+	return rows
 }
 
 // version notes software that was not seen before. Routine reports leave out
@@ -226,6 +239,63 @@ func (s *Seen) cycle(now int64) (days uint32, ok bool) {
 		return 0, false
 	}
 	return uint32(max(s.Longest, now-s.lastChange(), 0) / 86400), true
+}
+
+// name returns a version for people. No two of a device have the same.
+func (v *Version) name() string {
+	var parts []string
+	for _, k := range softwareFacts {
+		if text := v.Software[k]; text != "" {
+			parts = append(parts, printable(attest.Clip(text, 24)))
+		}
+	}
+	if v.Manifest != 0 {
+		parts = append(parts, fmt.Sprintf("manifest %d", v.Manifest))
+	}
+	if v.Changed != 0 {
+		parts = append(parts, "changed "+time.Unix(v.Changed, 0).UTC().Format(time.RFC3339))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// printable keeps what a device says of itself fit for a label's texts.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// observed returns what the device's reports tell for its day of inspection, in
+// the form in which package label takes it.
+func (s *Seen) observed(now int64) *label.Observed {
+	o := &label.Observed{Version: 1, On: label.DayOf(now), Amounts: map[string]uint32{}}
+	if s == nil {
+		return o
+	}
+	for k, fact := range map[label.Kind]facts.Key{label.OperatingHours: factHours, label.FlashWear: factWear, label.BatteryCycles: factCycles} {
+		if v, why := s.reading(fact); why == "" && v.Int() >= 0 && v.Int() <= math.MaxInt32 {
+			o.Amounts[k.String()] = uint32(v.Int())
+		}
+	}
+	o.Temperature = s.temperature()
+	names := map[string]bool{}
+	for i := range s.Versions {
+		v := &s.Versions[i]
+		first := v.At
+		if i == 0 && v.Changed != 0 {
+			first = v.Changed // installed before anybody looked
+		}
+		names[v.name()] = true
+		o.Firmware = append(o.Firmware, label.FirmwareSeen{Version: v.name(), FirstSeen: label.DayOf(first)})
+	}
+	if days, ok := s.cycle(now); ok && (len(names) < len(s.Versions) || s.Updates >= uint64(len(s.Versions))) {
+		// Some were forgotten, or cannot be told apart in words: the count alone.
+		o.Firmware, o.Amounts[label.UpdateObserved.String()] = nil, days
+	}
+	return o
 }
 
 // reading returns the newest reading of a fact: its value, or why there is none.

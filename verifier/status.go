@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/label"
 )
 
 // silenceSlack is added to three reporting intervals before a device counts as
@@ -19,6 +20,17 @@ func (v *Verifier) Device(now int64, id attest.UEID) (*Device, error) {
 	}
 	v.asOf(now, d)
 	return d, nil
+}
+
+// Observed returns what the reports of a device tell for its day of inspection.
+func (v *Verifier) Observed(now int64, id attest.UEID) (*label.Observed, error) {
+	d, err := v.store.Device(id)
+	if err != nil {
+		return nil, err
+	}
+	o := d.Seen.observed(now)
+	o.Model, o.Device = printable(d.Model), printable(d.Serial)
+	return o, nil
 }
 
 // Devices returns all devices as they are to be shown at now.

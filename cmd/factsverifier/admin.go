@@ -28,10 +28,13 @@ import (
 //	POST /admin/devices/{id}/decommission    {"by": "name"}                  204
 //	POST /admin/devices/{id}/replace         {"by": "name", "with": "UEID"}  204
 //	POST /admin/devices/{id}/challenge                   202
+//	POST /admin/observations            a Survey         counted
 type admin struct {
-	verifier *verifier.Verifier
-	bus      bus
-	log      *slog.Logger
+	verifier     *verifier.Verifier
+	chronicle    verifier.Chronicle
+	certificates bool // the broker lets nobody in without one
+	bus          bus
+	log          *slog.Logger
 }
 
 // handler adds the operators' part to the pages.
@@ -46,17 +49,26 @@ func (a *admin) handler(pages http.Handler) http.Handler {
 				status, err = do(id, r)
 			}
 			if err != nil {
-				a.log.Warn("refused an operator", "action", action, "device", r.PathValue("id"), "err", err)
-				w.Header().Set("Content-Type", "application/json")
-				w.WriteHeader(status)
-				_ = json.NewEncoder(w).Encode(web.Problem{Error: err.Error()}) // the asker is gone: nobody to tell
+				a.refuse(w, action, r.PathValue("id"), status, err)
 				return
 			}
 			a.log.Info("an operator", "action", action, "device", id)
 			w.WriteHeader(status)
 		})
 	}
+	mux.HandleFunc("POST /admin/observations", func(w http.ResponseWriter, r *http.Request) {
+		if status, err := a.observations(w, r); err != nil {
+			a.refuse(w, "observations", "", status, err)
+		}
+	})
 	return mux
+}
+
+func (a *admin) refuse(w http.ResponseWriter, action, device string, status int, err error) {
+	a.log.Warn("refused an operator", "action", action, "device", device, "err", err)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(web.Problem{Error: err.Error()}) // the asker is gone: nobody to tell
 }
 
 // status returns the HTTP status of an error.

@@ -27,9 +27,11 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
+	"github.com/miotfacts/miotfacts/verifier/verifiertest"
 )
 
 func TestMain(m *testing.M) {
@@ -42,10 +44,17 @@ func TestScripts(t *testing.T) {
 	manifest.NotBefore, manifest.NotAfter = 1, 4_000_000_000
 	ended := referencetest.Example()
 	ended.Sequence, ended.NotBefore, ended.NotAfter = 1, 1, 2
+	// The workbench reads what this program writes.
+	bin := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", bin, "../factsctl").CombinedOutput(); err != nil {
+		t.Fatalf("cannot build factsctl: %v\n%s", err, out)
+	}
+	known := knownFleet(t, world, manifest)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			root, err := world.ManufacturerRoot.Public().PEM()
 			if err != nil {
 				return err
@@ -62,21 +71,21 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			facts, problems := label.Author([]byte(strings.Replace(string(authored), "wearable-1", "pump-1", 1)))
-			if facts == nil {
+			authoredLabel, problems := label.Author([]byte(strings.Replace(string(authored), "wearable-1", "pump-1", 1)))
+			if authoredLabel == nil {
 				return fmt.Errorf("label: %v", problems)
 			}
-			labelled, err := label.Sign(facts, world.Label)
+			labelled, err := label.Sign(authoredLabel, world.Label)
 			if err != nil {
 				return err
 			}
-			stranger, err := label.Sign(facts, referencetest.Signer(t))
+			stranger, err := label.Sign(authoredLabel, referencetest.Signer(t))
 			if err != nil {
 				return err
 			}
 			for name, data := range map[string][]byte{
 				"root.pub": root, "keys.cbor": world.ManufacturerKeys, "manifest.cbor": signed, "ended.cbor": old,
-				"pump.label": labelled, "stranger.label": stranger,
+				"pump.label": labelled, "stranger.label": stranger, "known.db": known,
 			} {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), data, 0o644); err != nil {
 					return err
@@ -99,6 +108,24 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "await": await, "expand": expand, "enrol": enrol, "json": validJSON,
 		},
 	})
+}
+
+// knownFleet returns a store in which one device has reported, just now.
+func knownFleet(t *testing.T, world *referencetest.World, manifest reference.Manifest) []byte {
+	t.Helper()
+	f := verifiertest.In(t, world, manifest)
+	f.Now = time.Now().Unix() - 10
+	d := f.NewDevice().Enrolled()
+	d.Set(10, facts.BoolValue(false)) // Secure Boot
+	d.Accepted(d.Message(attest.KindBoot))
+	if err := f.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(f.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // exits N PROGRAM ARG...: the program ends with exit code N; where N is not 0,

@@ -101,6 +101,7 @@ exit-codes.`,
 		newChallengeCommand(),
 		newLabelsCommand(),
 		newTasksCommand(),
+		newObservationsCommand(),
 		newManCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp},
 	)

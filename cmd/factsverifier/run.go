@@ -74,7 +74,7 @@ func run(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	pages := web.New(web.Backend{Fleet: v, History: s, Commands: &commander{v, b}, Labels: v, Changes: changes}, web.Options{URL: c.Web.URL, Broker: c.Broker.URL, Log: log})
-	admin := (&admin{verifier: v, bus: b, log: log}).handler(pages)
+	admin := (&admin{verifier: v, chronicle: s, certificates: c.Broker.URL == "", bus: b, log: log}).handler(pages)
 
 	tasks := []func(context.Context) error{b.Run}
 	socket, err := listenUnix(c.path(c.Admin.Socket))

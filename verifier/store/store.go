@@ -455,6 +455,31 @@ func scan(row interface{ Scan(...any) error }) (*verifier.Record, error) {
 	return r, cose.Decode(findings, maxBody, &r.Findings)
 }
 
+// Stages returns when reports of a device were accepted since a time, in Unix
+// seconds, and its stage in each, in the order in which they came. It needs no
+// messages, so it tells of pruned reports too.
+func (s *Store) Stages(id attest.UEID, since int64) ([]verifier.Moment, error) {
+	rows, err := s.read.Query("SELECT received_at, stage, kind FROM report WHERE device = ? AND received_at >= ? ORDER BY received_at, chain, sequence", id[:], since)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read stages of device %s: %w", id, err)
+	}
+	defer rows.Close()
+	var all []verifier.Moment
+	for rows.Next() {
+		var m verifier.Moment
+		var kind attest.Kind
+		if err := rows.Scan(&m.At, &m.Stage, &kind); err != nil {
+			return nil, fmt.Errorf("cannot read stages of device %s: %w", id, err)
+		}
+		m.Alarm = kind == attest.KindAlarm
+		all = append(all, m)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("cannot read stages of device %s: %w", id, err)
+	}
+	return all, nil
+}
+
 // Refused returns the newest refused messages, at most limit, newest first.
 func (s *Store) Refused(limit int) ([]verifier.Refused, error) {
 	rows, err := s.read.Query("SELECT at, device, topic, reason, text, size FROM refused ORDER BY id DESC LIMIT ?", limit)

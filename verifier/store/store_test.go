@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 	"github.com/miotfacts/miotfacts/verifier"
@@ -47,6 +49,11 @@ func device(key *cose.PublicKey) *verifier.Device {
 				Excluded: 4, Violations: 5, Open: []verifier.Finding{{Code: verifier.ReasonFileList}}, Summary: []verifier.Finding{{Code: verifier.ReasonMore}}}},
 		Clock: &verifier.Clock{Sequence: 9, ResetCount: 4}, Challenge: &verifier.Challenge{Nonce: make([]byte, 16), At: 5},
 		Manifest: &attest.Edition{Sequence: 3, Digest: make([]byte, 32)},
+		Seen: &verifier.Seen{
+			Facts: map[facts.Key]attest.Fact{77: {Value: facts.SetValue([]string{"wlan0"})}}, Gaps: map[facts.Key]attest.Gap{78: {Status: facts.Unreadable, Reason: "x"}},
+			Versions: []verifier.Version{{At: 1, Software: map[facts.Key]string{111: "debian 12"}, Manifest: 3, Changed: 1}}, Updates: 1, Unexplained: 1, Longest: 2,
+			Watched: 3, Heat: []uint64{2, 1}, Seed: make([]byte, 16), Counted: 4,
+		},
 	}
 }
 
@@ -286,6 +293,37 @@ func TestPrune(t *testing.T) {
 	}
 	if n, err := s.Prune(2); err != nil || n != 0 {
 		t.Errorf("younger %d %v", n, err)
+	}
+}
+
+// Stages are told in the order in which reports came, of pruned ones too.
+func TestStages(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "fleet.db"))
+	d := device(referencetest.Signer(t).Public())
+	for _, r := range []struct {
+		sequence uint64
+		at       int64
+		kind     attest.Kind
+		stage    reference.Stage
+	}{
+		{1, 100, attest.KindBoot, reference.StageIntegration}, {3, 200, attest.KindAlarm, reference.StagePaused}, {2, 300, attest.KindRoutine, reference.StageOperating},
+	} {
+		x := record(d, r.sequence, r.kind)
+		x.ReceivedAt, x.Stage = r.at, r.stage
+		must(t, s.Accept(d, x))
+	}
+	_, err := s.Prune(1000)
+	must(t, err)
+	all, err := s.Stages(d.UEID, 0)
+	want := []verifier.Moment{{At: 100, Stage: reference.StageIntegration}, {At: 200, Stage: reference.StagePaused, Alarm: true}, {At: 300, Stage: reference.StageOperating}}
+	if err != nil || !slices.Equal(all, want) {
+		t.Errorf("%+v, %v; want %+v", all, err, want)
+	}
+	if late, err := s.Stages(d.UEID, 201); err != nil || !slices.Equal(late, want[2:]) {
+		t.Errorf("since 201: %+v, %v", late, err)
+	}
+	if none, err := s.Stages(attest.NewUEID([16]byte{9}), 0); err != nil || len(none) != 0 {
+		t.Errorf("of another device: %+v, %v", none, err)
 	}
 }
 

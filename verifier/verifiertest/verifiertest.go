@@ -38,6 +38,7 @@ type Fleet struct {
 	World *referencetest.World
 	Ref   *reference.Reference
 	Store *store.Store
+	File  string // of the store
 	*verifier.Verifier
 	Now int64 // Unix seconds
 
@@ -71,7 +72,8 @@ func In(t testing.TB, w *referencetest.World, m reference.Manifest, change ...fu
 	t.Helper()
 	f := &Fleet{TB: t, World: w, Now: referencetest.Now}
 	f.Ref = f.World.Open(t, m)
-	s, err := store.Open(filepath.Join(t.TempDir(), "fleet.db"))
+	f.File = filepath.Join(t.TempDir(), "fleet.db")
+	s, err := store.Open(f.File)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -157,6 +157,18 @@ func (s *site) tasks(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, newTasks(d, s.now()))
 }
 
+func (s *site) observed(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.lookup(r)
+	if err != nil {
+		return err
+	}
+	o, err := s.Labels.Observed(s.now(), d.UEID)
+	if err != nil {
+		return err
+	}
+	return answer(w, o)
+}
+
 func (s *site) allTasks(w http.ResponseWriter, _ *http.Request) error {
 	all, err := s.dated()
 	if err != nil {

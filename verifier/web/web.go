@@ -26,6 +26,7 @@
 //	                                         Accept: application/cmw+cbor
 //	GET  /api/devices/{id}/tasks             Tasks of its inspection
 //	GET  /api/devices/{id}/tasks.ics         the same as iCalendar; ?lang= en or de
+//	GET  /api/devices/{id}/observed          what its reports tell for its day (label.Observed)
 //	GET  /api/tasks                          list of Tasks, the earliest first
 //	GET  /api/tasks.ics                      the same as iCalendar
 //	GET  /api/labels                         list of Label
@@ -49,6 +50,7 @@ import (
 	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/verifier"
 )
 
@@ -73,10 +75,11 @@ type Commander interface {
 	Submit(id attest.UEID, document []byte) error
 }
 
-// A Shelf tells what became of the labels that the verifier was given;
-// *verifier.Verifier does.
+// A Shelf tells what became of the labels that the verifier was given, and what
+// the days of inspection are computed from; *verifier.Verifier does.
 type Shelf interface {
 	Labels(now int64) []verifier.Shelved
+	Observed(now int64, id attest.UEID) (*label.Observed, error) // verifier.ErrNotFound
 }
 
 // A Backend is what stands behind the pages. Every part is required.
@@ -148,6 +151,7 @@ func New(b Backend, opt Options) http.Handler {
 		{http.MethodGet, "/api/devices/{id}/evidence", s.evidence},
 		{http.MethodGet, "/api/devices/{id}/tasks", s.tasks},
 		{http.MethodGet, "/api/devices/{id}/tasks.ics", s.deviceCalendar},
+		{http.MethodGet, "/api/devices/{id}/observed", s.observed},
 		{http.MethodGet, "/api/tasks", s.allTasks},
 		{http.MethodGet, "/api/tasks.ics", s.fleetCalendar},
 		{http.MethodGet, "/api/labels", s.labels},

@@ -22,6 +22,7 @@ import (
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cmw"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 	"github.com/miotfacts/miotfacts/verifier"
@@ -99,6 +100,10 @@ func (m *memory) Report(id attest.UEID, sequence uint64) (*verifier.Record, erro
 }
 
 func (m *memory) Labels(int64) []verifier.Shelved { return m.labels }
+
+func (m *memory) Observed(int64, attest.UEID) (*label.Observed, error) {
+	return &label.Observed{Version: 1, On: label.DayOf(now), Amounts: map[string]uint32{"flash_wear": 7}}, m.broken
+}
 
 func (m *memory) Refused(limit int) ([]verifier.Refused, error) {
 	return m.refused[:min(limit, len(m.refused))], m.broken
@@ -304,6 +309,8 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/api" + unknown + "/tasks", nil, 404, "not known"},
 		{"GET", "/api" + labelled + "/tasks.ics", nil, 200, "DUE;VALUE=DATE:20260521\r\n"},
 		{"GET", "/api" + sound + "/tasks.ics", nil, 404, "no day of inspection"},
+		{"GET", "/api" + sound + "/observed", nil, 200, `{"version":1,"on":"2027-01-15","amounts":{"flash_wear":7}}`},
+		{"GET", "/api" + unknown + "/observed", nil, 404, "not known"},
 		{"GET", "/api/tasks", nil, 200, `[{"device":"` + ueid(5).String() + `"`},
 		{"GET", "/api/tasks.ics?lang=de", nil, 200, "SUMMARY:Prüfen: Example Medical wearable-1 SN-5\r\n"},
 		{"GET", "/api/tasks.ics?lang=fr", nil, 400, "unknown language"},
