@@ -43,7 +43,7 @@ func ports() []port {
 func commands() []string { return []string{"factsd", "factstalk", "factsctl", "factsverifier"} }
 
 // dense are the flags of DENSE in the Makefile, which has the reasons.
-const dense = "-gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...="
+const dense = "-gcflags=all=-l -gcflags=crypto/internal/fips140/nistec/...= -gcflags=crypto/internal/fips140/bigmod= -gcflags=crypto/internal/fips140/aes/...= -gcflags=crypto/internal/fips140/sha256= -gcflags=crypto/internal/fips140/sha512= -gcflags=crypto/internal/fips140/subtle= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/bits= -gcflags=runtime/...="
 
 // A release is what all files of one run have in common.
 type release struct {

@@ -13,7 +13,7 @@ MIOTFACTS_GOMOD = github.com/miotfacts/miotfacts
 MIOTFACTS_BUILD_TARGETS = cmd/factsd
 MIOTFACTS_LDFLAGS = -s -w -buildid= -X main.version=$(MIOTFACTS_VERSION)
 MIOTFACTS_GO_ENV = CGO_ENABLED=0
-MIOTFACTS_BUILD_OPTS = -gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...=
+MIOTFACTS_BUILD_OPTS = -gcflags=all=-l -gcflags=crypto/internal/fips140/nistec/...= -gcflags=crypto/internal/fips140/bigmod= -gcflags=crypto/internal/fips140/aes/...= -gcflags=crypto/internal/fips140/sha256= -gcflags=crypto/internal/fips140/sha512= -gcflags=crypto/internal/fips140/subtle= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/bits= -gcflags=runtime/...=
 
 ifeq ($(BR2_PACKAGE_MIOTFACTS_TALK),y)
 MIOTFACTS_BUILD_TARGETS += cmd/factstalk

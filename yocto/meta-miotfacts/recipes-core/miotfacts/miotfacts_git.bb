@@ -23,7 +23,7 @@ CGO_ENABLED = "0"
 GO_LINKSHARED = ""
 GOBUILDFLAGS:append = " -buildvcs=false"
 # As small as make size says; the Makefile has the reasons.
-GOBUILDFLAGS:append = " -gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/...= -gcflags=runtime/...="
+GOBUILDFLAGS:append = " -gcflags=all=-l -gcflags=crypto/internal/fips140/nistec/...= -gcflags=crypto/internal/fips140/bigmod= -gcflags=crypto/internal/fips140/aes/...= -gcflags=crypto/internal/fips140/sha256= -gcflags=crypto/internal/fips140/sha512= -gcflags=crypto/internal/fips140/subtle= -gcflags=encoding/binary= -gcflags=internal/...= -gcflags=math/bits= -gcflags=runtime/...="
 GOBUILDFLAGS:remove = "-buildmode=pie"
 GO_EXTRA_LDFLAGS = "-s -w -X main.version=0.1.0"
 GO_LDFLAGS = '-ldflags="-buildid= ${GO_EXTRA_LDFLAGS}"'
