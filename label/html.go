@@ -22,6 +22,7 @@ main { max-width: 40rem; margin: auto; }
 .software { margin-top: 1rem; }
 .software p { margin: .3rem 0; }
 .software .wide { overflow-x: auto; }
+.software th, .software td { overflow-wrap: break-word; }
 .software td { text-align: left; }
 .software thead th { font-weight: bold; }
 h1 { margin: 0; font-size: clamp(1.5rem, 8.4vw, 3.1rem); line-height: 1.05; font-weight: 900; letter-spacing: -.02em; }

@@ -39,13 +39,15 @@ thead th { font-weight: bold; }
 </div>
 <p>Companies that are not the manufacturer: {{len .Others}}{{range $i, $x := .Others}}{{if $i}}, {{else}}: {{end}}{{$x}}{{end}}</p>
 {{if not .Labelled}}<p>Not compared with a label.</p>
-{{end}}{{with .Findings}}<table>
+{{end}}{{with .Findings}}<div class="wide" role="region" aria-label="Findings" tabindex="0">
+<table>
 <caption>Findings</caption>
 <thead><tr><th scope="col">Code</th><th scope="col">Peer</th><th scope="col">What</th></tr></thead>
 <tbody>
 {{range .}}<tr><th scope="row">{{.Code}}</th><td>{{.Peer}}</td><td>{{.Text}}</td></tr>
 {{end}}</tbody>
 </table>
+</div>
 {{end}}<p>{{.Lost}}</p>
 </main>
 </body>
