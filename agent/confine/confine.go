@@ -1,6 +1,6 @@
-// Package confine gives up system calls, for this process and for good: programs
-// that face the network start no program, look into no process, and change
-// nothing of the machine.
+// Package confine gives up system calls, for this process and for good: it looks
+// into no process and changes nothing of the machine, and where it faces the
+// network it starts no program. What it starts inherits that.
 //
 // It protects against whoever takes the process over, as far as the kernel holds:
 // what is given up fails with EPERM. It takes no rights to files or sockets that
@@ -19,7 +19,7 @@ import (
 // them because what comes through it passes no filter.
 func always() []uint32 {
 	return []uint32{
-		unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV,
+		unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV,
 		unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_SETNS, unix.SYS_UNSHARE,
 		unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_REBOOT,
 		unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_BPF, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY,
@@ -59,6 +59,9 @@ func filter(arch uint32, calls []uint32) []unix.SockFilter {
 	}
 	return append(f, ret(unix.SECCOMP_RET_ALLOW), ret(unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)))
 }
+
+// Programs returns the calls that start a program.
+func Programs() []uint32 { return []uint32{unix.SYS_EXECVE, unix.SYS_EXECVEAT} }
 
 // Network returns the calls that make and join sockets. On 386 Go makes them
 // through socketcall(2), which stays open because open sockets need it too.

@@ -11,16 +11,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestConfined looks at a filter from inside, in a process of its own: it does
-// not go away again.
+// A forbiddenThing is tried by a process that has given it up.
+type forbiddenThing struct {
+	name string
+	try  func() error
+}
+
+func forbiddenThings(dir string) []forbiddenThing {
+	return []forbiddenThing{
+		{"mount", func() error { return unix.Mount("none", dir, "tmpfs", 0, "") }},
+		{"unmount", func() error { return unix.Unmount("/proc", unix.MNT_DETACH) }},
+		{"chroot", func() error { return unix.Chroot(dir) }},
+		{"new namespace", func() error { return unix.Unshare(unix.CLONE_NEWUTS) }},
+		{"reboot", func() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) }},
+		{"set the clock", func() error { return unix.Settimeofday(&unix.Timeval{}) }},
+		{"name the machine", func() error { return unix.Sethostname([]byte("other")) }},
+		{"load a module", func() error { return unix.FinitModule(-1, "", 0) }},
+		{"trace a process", func() error { return unix.PtraceAttach(os.Getppid()) }},
+		{"read a process", func() error {
+			_, err := unix.ProcessVMReadv(os.Getppid(), []unix.Iovec{{}}, []unix.RemoteIovec{{}}, 0)
+			return err
+		}},
+	}
+}
+
+// confined runs a test once more in a process of its own, where what it does not
+// go away again, and reports whether this is that process.
+func confined(t *testing.T) bool {
+	if os.Getenv("MIOTFACTS_CONFINED") == t.Name() {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "MIOTFACTS_CONFINED="+t.Name())
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err == nil && strings.Contains(string(out), "--- SKIP: "+t.Name()):
+		t.Skipf("%s", out)
+	case err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()):
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return false
+}
+
+// TestConfined looks at the filter of a program that faces the network from inside.
 func TestConfined(t *testing.T) {
-	if os.Getenv("MIOTFACTS_CONFINED") == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestConfined$", "-test.v")
-		cmd.Env = append(os.Environ(), "MIOTFACTS_CONFINED=1")
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "--- PASS: TestConfined") {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !confined(t) {
 		return
 	}
 	if err := exec.Command("/bin/true").Run(); err != nil {
@@ -30,7 +65,7 @@ func TestConfined(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := confine.Confine(confine.Network()...); err != nil {
+	if err := confine.Confine(append(confine.Network(), confine.Programs()...)...); err != nil {
 		t.Fatal(err)
 	}
 	if err := exec.Command("/bin/true").Run(); !errors.Is(err, unix.EPERM) {
@@ -52,6 +87,34 @@ func TestConfined(t *testing.T) {
 	}
 	if _, err := unix.Write(pipe[0], []byte("x")); err != nil {
 		t.Errorf("a socket that was there: %v", err)
+	}
+	refused(t)
+}
+
+// TestConfinedWithPrograms does so with the enforcer's, which may run hooks.
+func TestConfinedWithPrograms(t *testing.T) {
+	if !confined(t) {
+		return
+	}
+	if err := confine.Confine(); err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command("/bin/true").Run(); err != nil {
+		t.Errorf("a hook would not run: %v", err)
+	}
+	if os.Geteuid() == 0 {
+		if out, err := exec.Command("mount", "-t", "tmpfs", "none", t.TempDir()).CombinedOutput(); err == nil {
+			t.Errorf("a hook mounted: %s", out)
+		}
+	}
+	refused(t)
+}
+
+func refused(t *testing.T) {
+	for _, f := range forbiddenThings(t.TempDir()) {
+		if err := f.try(); !errors.Is(err, unix.EPERM) {
+			t.Errorf("%s: %v", f.name, err)
+		}
 	}
 	// What it needs still works, in new threads too.
 	done := make(chan error)

@@ -45,10 +45,12 @@ func (h *hands) hook(ctx context.Context, name, word string) (string, error) {
 	// The death signal follows the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	urgent := beOrdinary()
 	pid, err := syscall.ForkExec(path, []string{path, word}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: []uintptr{null.Fd(), in.Fd(), in.Fd()},
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})
+	urgent()
 	in.Close()
 	if err != nil {
 		return "", fmt.Errorf("cannot run hook: %w", err)
@@ -82,6 +84,19 @@ func (h *hands) hook(ctx context.Context, name, word string) (string, error) {
 		return "", fmt.Errorf("the hook ended with status %d: %s", status.ExitStatus(), line)
 	}
 	return strings.TrimSuffix("the hook succeeded: "+line, ": "), nil
+}
+
+// beOrdinary takes the real-time priority away from this thread, so that what it
+// starts does not inherit it. The function that it returns brings it back.
+func beOrdinary() (undo func()) {
+	had, err := unix.SchedGetAttr(0, 0)
+	if err != nil || had.Policy == 0 { // SCHED_OTHER
+		return func() {}
+	}
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr}, 0); err != nil {
+		return func() {}
+	}
+	return func() { unix.SchedSetAttr(0, had, 0) }
 }
 
 // soundHook refuses a program that others than root could have put there.

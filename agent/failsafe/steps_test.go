@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -319,6 +320,7 @@ func TestHook(t *testing.T) {
 	}
 	t.Setenv("LD_PRELOAD_OF_SOMEBODY", "1")
 	write("relay", `echo "$# $*" >> `+log+`; env | grep -c -v -E '^(PATH|PWD|SHLVL|_)=' >> `+log+`; pwd; echo more; exit 0`, 0o755)
+	write("policy", "cut -d' ' -f41 /proc/$$/stat", 0o755) // proc_pid_stat(5), (41) policy
 	write("fails", "echo no relay; exit 3", 0o755)
 	write("hangs", "sleep 1000 & echo $! > "+dir+"/child; wait", 0o755)
 	write("leaves", "setsid sleep 5 & echo gone", 0o755)
@@ -342,6 +344,23 @@ func TestHook(t *testing.T) {
 	if got := content(t, log); got != "1 pause\n0\n1 resume\n0" {
 		t.Errorf("it was called with, and with how many variables: %q", got)
 	}
+	// What the enforcer's priority is a hook does not have.
+	runtime.LockOSThread()
+	err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: 2, Priority: 1}, 0)
+	words, herr := do("policy", 10*time.Second)
+	if herr != nil || words != "the hook succeeded: 0" {
+		t.Errorf("policy of a hook: %q, %v", words, herr)
+	}
+	if now, gerr := unix.SchedGetAttr(0, 0); err == nil && (gerr != nil || now.Policy != 2) {
+		t.Errorf("the priority did not come back: %+v, %v", now, gerr)
+	}
+	if err == nil {
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr}, 0)
+	}
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		t.Error(err)
+	}
+	runtime.UnlockOSThread()
 	if words, err := do("leaves", 3*time.Second); err != nil || words != "the hook succeeded: gone" {
 		t.Errorf("%q, %v", words, err)
 	}

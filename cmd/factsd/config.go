@@ -70,6 +70,7 @@ type config struct {
 		Sysfs      []string `toml:"sysfs"`
 		Watchdog   string   `toml:"watchdog"`
 		NV         bool     `toml:"nv"`
+		Priority   int      `toml:"priority"`
 	} `toml:"enforcer"`
 	Log struct {
 		Level string `toml:"level"`
@@ -90,7 +91,7 @@ func readConfig(path string) (*config, error) {
 	c.Spool.MaxBytes = 16 << 20
 	c.Enforcer.Socket, c.Enforcer.CgroupRoot = "/run/miotfacts/enforce.sock", "/sys/fs/cgroup"
 	c.Log.Level = "info"
-	c.Sandbox = true
+	c.Sandbox, c.Enforcer.Priority = true, 1
 	d := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
 		var strict *toml.StrictMissingError
@@ -168,6 +169,8 @@ func (c *config) check(path string) error {
 		return fmt.Errorf("cannot use configuration %s: application.cgroup %q is no path below enforcer.cgroup_root", path, c.Application.Cgroup)
 	case slices.Contains(c.Application.Processes, ""):
 		return fmt.Errorf("cannot use configuration %s: application.processes names one that is empty", path)
+	case c.Enforcer.Priority < 0 || c.Enforcer.Priority > 99:
+		return fmt.Errorf("cannot use configuration %s: enforcer.priority %d is not in 0 to 99", path, c.Enforcer.Priority)
 	case c.Spool.MaxBytes < 1<<20:
 		return fmt.Errorf("cannot use configuration %s: spool.max_bytes %d is below 1048576", path, c.Spool.MaxBytes)
 	}

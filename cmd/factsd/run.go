@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -90,7 +91,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	sent := make(chan error, 1)
 	go func() { sent <- deliver(ctx, c, d, queue, a, log) }()
 	if c.Sandbox {
-		if err := confine.Confine(); err != nil {
+		if err := confine.Confine(confine.Programs()...); err != nil {
 			log.Warn("not confined by itself", "err", err)
 		}
 	}
@@ -169,6 +170,19 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 		}
 		defer t.Close()
 		config.NV = t
+	}
+	// Each is worth having and none is worth a device that does not come up.
+	if c.Sandbox {
+		if err := confine.Confine(); err != nil {
+			log.Warn("not confined by itself", "err", err)
+		}
+	}
+	if c.Enforcer.Priority > 0 {
+		// While the disk is written there is more to do.
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2))
+		if err := errors.Join(stayInMemory(), comeFirst(c.Enforcer.Priority)); err != nil {
+			log.Warn("a pause may wait for other processes", "err", err)
+		}
 	}
 	e, err := failsafe.New(config)
 	if err != nil {

@@ -68,7 +68,7 @@ func run(c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	// Without seccomp in the kernel what else was given up has to do.
-	if err := confine.Confine(confine.Network()...); err != nil {
+	if err := confine.Confine(append(confine.Network(), confine.Programs()...)...); err != nil {
 		log.Warn("not confined by itself", "error", err)
 	}
 	r.programs = listen.NewPrograms("/")

@@ -11,7 +11,7 @@ import (
 
 // exposure is the highest score of `systemd-analyze security` that a unit may
 // have, of 10. Offline, by systemd 252.
-var exposure = map[string]float64{"factsd.service": 2.1, "factsd-enforce.service": 2.3, "factsverifier.service": 1.2, "factstalk.service": 1.5}
+var exposure = map[string]float64{"factsd.service": 2.1, "factsd-enforce.service": 2.5, "factsverifier.service": 1.2, "factstalk.service": 1.5}
 
 // systemd itself reads the units, in a root where what they name is there.
 func TestUnitsVerify(t *testing.T) {
@@ -74,6 +74,8 @@ func TestUnitsAreConfined(t *testing.T) {
 
 // The enforcer with the drop-ins that some steps need. A later line of a drop-in
 // adds to or replaces an earlier one, so their text behind the unit's is the same.
+// All of them together are above the 3.0 that the unit alone keeps: the device's
+// network costs 0.5, real-time priority 0.2.
 func TestDropInsAreConfined(t *testing.T) {
 	analyze := program(t, "systemd-analyze", "systemd")
 	overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
@@ -87,8 +89,8 @@ func TestDropInsAreConfined(t *testing.T) {
 		t.Fatal("no score")
 	}
 	score, err := strconv.ParseFloat(m[1], 64)
-	if err != nil || score > 3.0 {
-		t.Errorf("exposure %s is above 3.0, %v", m[1], err)
+	if err != nil || score > 3.2 {
+		t.Errorf("exposure %s is above 3.2, %v", m[1], err)
 	}
 	t.Logf("factsd-enforce.service with drop-ins: %.1f of 10", score)
 	out, err := command([]string{"SYSTEMD_LOG_LEVEL=notice"}, analyze, "verify", "--man=no", "--recursive-errors=no", unit)
@@ -109,7 +111,7 @@ func TestUnitsSayWhatTheyMust(t *testing.T) {
 	for unit, want := range map[string][]string{
 		"factsd-enforce.service": {"Type=notify", "PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "Restart=always", "StartLimitIntervalSec=0",
 			"StateDirectory=miotfacts", "RuntimeDirectory=miotfacts", "Before=factsd.service multi-user.target shutdown.target",
-			"SystemCallFilter=@chown adjtimex clock_adjtime clock_adjtime64"},
+			"SystemCallFilter=@chown adjtimex clock_adjtime clock_adjtime64", "SystemCallFilter=sched_setattr sched_getattr", "LimitRTPRIO=99", "LimitMEMLOCK=infinity"},
 		"factsd.service": {"Type=notify", "User=factsd", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "Restart=always", "StartLimitIntervalSec=0",
 			"WatchdogSec=30", "StateDirectory=miotfacts/run miotfacts/spool", "After=factsd-enforce.service network.target",
 			"SystemCallFilter=adjtimex clock_adjtime clock_adjtime64", "SystemCallFilter=seccomp"},
