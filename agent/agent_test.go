@@ -483,6 +483,46 @@ func TestShortPause(t *testing.T) {
 	}
 }
 
+// However often an extreme is crossed, at most four alarms leave in a minute, and
+// none is lost: the next report counts the others.
+func TestFourAlarmsAMinute(t *testing.T) {
+	b := newBench(t, func(m *reference.Manifest) {
+		m.Enforce = reference.Alarm
+		for i := range m.FailSafe {
+			m.FailSafe[i].Hold = 0
+		}
+	})
+	b.round()
+	b.round()
+	crossings := 0
+	for range 75 { // two and a half minutes, a crossing every other second
+		crossings++
+		for _, flow := range []int64{620, 100} {
+			b.fast.set(1000, facts.IntValue(flow))
+			b.round()
+		}
+	}
+	for range 70 { // what is left to be counted goes with the next report
+		b.round()
+	}
+	var alarms []uint64
+	counted := uint64(0)
+	for _, r := range b.reports() {
+		if r.Body.Kind == attest.KindAlarm {
+			alarms = append(alarms, r.Uptime)
+		}
+		counted += r.Body.Unalarmed
+	}
+	for i := 4; i < len(alarms); i++ {
+		if alarms[i]-alarms[i-4] < 60 {
+			t.Errorf("five alarms from %d to %d s", alarms[i-4], alarms[i])
+		}
+	}
+	if len(alarms) < 8 || uint64(len(alarms))+counted != uint64(crossings) {
+		t.Errorf("%d alarms and %d counted of %d crossings", len(alarms), counted, crossings)
+	}
+}
+
 func TestNeverOperating(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -197,8 +197,8 @@ func TestSilenceInMaintenance(t *testing.T) {
 	}
 	s := r.mustMaintain(t, d.order(d.world.Resume, func(c *reference.Command) { c.Lasts = 2 }))
 	until := s.Maintenance.Until
-	s = r.untilPhase(t, PhasePausing)
-	if now := uptime(); now < until+1000 {
+	r.until(t, "paused", func(s Status) bool { return s.Latch == appraise.LatchPaused })
+	if now := r.status().Uptime; now < until+1000 {
 		t.Errorf("paused for silence %d ms after maintenance, with a limit of 1000 ms", now-until)
 	}
 }
