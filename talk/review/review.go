@@ -312,6 +312,10 @@ func (r *Report) Cells() [][]string {
 // Lost says what the report does not show.
 func (r *Report) Lost() string {
 	l := r.Loss
-	return fmt.Sprintf("Packets: %d seen, %d lost in the kernel, %d broken, %d fragments and %d of other protocols not looked into;\n", l.Packets, l.Dropped, l.Broken, l.Fragments, l.Other) +
+	text := fmt.Sprintf("Packets: %d seen, %d lost in the kernel, %d broken, %d fragments and %d of other protocols not looked into;\n", l.Packets, l.Dropped, l.Broken, l.Fragments, l.Other) +
 		fmt.Sprintf("not shown: %d beginnings that could not be read, %d connections and %d rows given up for want of room.", l.Hellos, l.Flows, l.Peers)
+	if l.Knocks+l.Names+l.Expired > 0 {
+		text += fmt.Sprintf("\nNor are %d calls from outside without an answer, %d forgotten names, %d rows whose time was over.", l.Knocks, l.Names, l.Expired)
+	}
+	return text
 }

@@ -226,7 +226,7 @@ func TestDeviceRecord(t *testing.T) {
 	for i := range r.Peers {
 		r.Peers[i].Process, r.Peers[i].Unit = "scannerd", "system.slice/scanner.service"
 	}
-	r.Loss.Dropped = 3
+	r.Loss.Dropped, r.Loss.Expired = 3, 12
 	data, err := r.Encode()
 	if err != nil {
 		t.Fatal(err)
