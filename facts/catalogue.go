@@ -89,6 +89,8 @@ func Catalogue() []Def {
 		{Name: "integrity.lockdown", Key: 93, Kind: Text, Cadence: Slow},
 		{Name: "integrity.taint", Key: 94, Unit: "1", Kind: Int, Cadence: Fast},
 		{Name: "integrity.tamper", Key: 95, Kind: Bool, Cadence: Fast},
+		{Name: "integrity.tamper_lines", Key: 167, Kind: Set, Cadence: Event},
+		{Name: "integrity.tamper_edges", Key: 168, Unit: "1", Kind: Int, Cadence: Event},
 		{Name: "integrity.lsm", Key: 96, Kind: Set, Cadence: Slow},
 		{Name: "integrity.module_signatures", Key: 97, Kind: Bool, Cadence: Slow},
 		{Name: "integrity.modules_disabled", Key: 98, Kind: Bool, Cadence: Slow},

@@ -24,6 +24,8 @@ type config struct {
 		Vendor string `toml:"vendor"`
 		Model  string `toml:"model"`
 		Serial string `toml:"serial"`
+
+		TamperLines []string `toml:"tamper_lines"`
 	} `toml:"device"`
 	State     string `toml:"state"`
 	Sandbox   bool   `toml:"sandbox"`

@@ -56,9 +56,13 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return fail(exitNeeds, "is the state directory writable?", err)
 	}
 	var a *agent.Agent // the boot record is read when it is there
-	events := linux.NewEvents(root, log)
-	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true, Events: events,
+	options := linux.Options{AgentVersion: version, StateDir: c.stateOf("run"), Services: true,
 		Cgroups: strings.Trim(c.Enforcer.CgroupRoot, "/"), Application: c.Application.Cgroup, Processes: c.Application.Processes}
+	if options.TamperLines, err = linux.NewLines(c.Device.TamperLines); err != nil {
+		return fail(exitUsage, "see device.tamper_lines in configs/factsd.toml", err)
+	}
+	events := linux.NewEvents(root, options, log)
+	options.Events = events
 	if d.tpm != nil {
 		options.PCRDigest = func() ([]byte, error) { return d.tpm.PCRDigest(a.PCRs()) }
 	}

@@ -33,6 +33,10 @@ const (
 	topicResolv
 	topicUpdates
 	topicServices
+	topicUnitFiles
+	topicApplication
+	topicContainers
+	topicTamper
 	topicCPUPressure
 	topicMemoryPressure
 	topicChannels
@@ -54,6 +58,10 @@ var topicFacts = [topics]string{
 	topicResolv:         "network.dns",
 	topicUpdates:        "software.last_update",
 	topicServices:       "service.active",
+	topicUnitFiles:      "service.files",
+	topicApplication:    "application.running",
+	topicContainers:     "container.count",
+	topicTamper:         "integrity.tamper_lines",
 	topicCPUPressure:    "cpu.pressure",
 	topicMemoryPressure: "memory.pressure",
 	topicChannels:       "events.channels",
@@ -113,9 +121,9 @@ type Events struct {
 	watching atomic.Bool
 }
 
-// NewEvents prepares events for the facts of root; Watch begins. A fixture has
-// none.
-func NewEvents(root *Root, log *slog.Logger) *Events {
+// NewEvents prepares events for the facts of root, as opt has them; Watch begins.
+// A fixture has none.
+func NewEvents(root *Root, opt Options, log *slog.Logger) *Events {
 	e := &Events{root: root, log: log, systemd: root.systemd}
 	keys := map[string]facts.Key{}
 	for _, d := range facts.Catalogue() {
@@ -129,12 +137,15 @@ func NewEvents(root *Root, log *slog.Logger) *Events {
 		p.held = &e.held
 	}
 	if root.Live() {
-		e.kernel = []func() (*channel, error){openRouteEvents, openUevents, newFileWatch(e).open, openMountEvents}
+		e.kernel = []func() (*channel, error){openRouteEvents, openUevents, newFileWatch(opt).open, openMountEvents}
 		for _, p := range []struct {
 			path  string
 			topic topic
 		}{{"cpu", topicCPUPressure}, {"memory", topicMemoryPressure}} {
 			e.kernel = append(e.kernel, func() (*channel, error) { return openPressure("/proc/pressure/"+p.path, p.topic) })
+		}
+		if opt.TamperLines != nil {
+			e.kernel = append(e.kernel, opt.TamperLines.channels()...)
 		}
 	}
 	return e

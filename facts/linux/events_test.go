@@ -38,7 +38,7 @@ type listener struct {
 // wanted, until the test ends. It returns once all of them are open.
 func listen(t *testing.T, root *Root, alone bool, channels ...func() (*channel, error)) *listener {
 	t.Helper()
-	l := &listener{t: t, events: NewEvents(root, quiet), told: make(chan facts.Key, 10000)}
+	l := &listener{t: t, events: NewEvents(root, Options{}, quiet), told: make(chan facts.Key, 10000)}
 	l.events.kernel, l.events.systemd = channels, func() bool { return root.bus != systemBus }
 	ctx, cancel := context.WithCancel(t.Context())
 	started, ended := make(chan error, 1), make(chan struct{})
@@ -192,7 +192,7 @@ func TestFileEvents(t *testing.T) {
 	do(os.WriteFile(passwd, nil, 0o644))
 	do(os.WriteFile(target, nil, 0o644))
 	do(os.Symlink("../run/resolv.conf", resolv))
-	w := &fileWatch{wants: []wantedFile{{passwd, of(topicAccounts)}, {resolv, of(topicResolv)}}}
+	w := &fileWatch{wants: []wantedFile{{path: passwd, topics: of(topicAccounts)}, {path: resolv, topics: of(topicResolv)}}}
 	l := listen(t, openRoot(t, "/"), false, w.open)
 	l.want(topicAccounts)
 	l.want(topicResolv)
@@ -226,7 +226,7 @@ func TestLostFileEvents(t *testing.T) {
 		t.Skipf("NOT RUN: the queue holds %d events %s", limit, f.reason)
 	}
 	dir := t.TempDir()
-	w := &fileWatch{wants: []wantedFile{{dir + "/passwd", of(topicAccounts)}, {dir + "/x/y", of(topicResolv)}}}
+	w := &fileWatch{wants: []wantedFile{{path: dir + "/passwd", topics: of(topicAccounts)}, {path: dir + "/x/y", topics: of(topicResolv)}}}
 	c, err := w.open()
 	if err != nil {
 		t.Fatal(err)
@@ -364,7 +364,7 @@ func TestPacer(t *testing.T) {
 
 // TestEventsOfAFixture wants a fixture to have none.
 func TestEventsOfAFixture(t *testing.T) {
-	e := NewEvents(openRoot(t, t.TempDir()), quiet)
+	e := NewEvents(openRoot(t, t.TempDir()), Options{}, quiet)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := e.Watch(ctx, func(k facts.Key) { t.Errorf("fact %d", k) }); err != context.Canceled {

@@ -53,6 +53,8 @@ type Options struct {
 	// Processes are to run, each by its name or by the path of its executable; none
 	// makes the facts about them absent.
 	Processes []string
+	// TamperLines are GPIO inputs; nil makes the facts about them absent.
+	TamperLines *Lines
 }
 
 func (o Options) cgroups() string { return cmp.Or(o.Cgroups, "sys/fs/cgroup") }
@@ -104,6 +106,7 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("unit files", &unitFiles{root: root}, "service.files")
 	b.add("events", &eventCounts{opt.Events}, "events.lost", "events.held")
 	b.add("channels", &eventChannels{opt.Events}, "events.channels")
+	b.add("tamper lines", tamper{opt.TamperLines, opt.Events}, "integrity.tamper_lines", "integrity.tamper_edges")
 	b.add("ima", slow{root, readIMA}, "integrity.ima_count", "integrity.ima_violations")
 	b.add("modules", slow{root, readModules}, "integrity.modules")
 	b.add("lockdown", slow{root, readLockdown}, "integrity.lockdown")

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,16 +63,45 @@ type fileWatch struct {
 type wantedFile struct {
 	path   string // of a file; of a directory with a slash at its end
 	topics hits
+	how    watchMode
 }
 
-func newFileWatch(*Events) *fileWatch {
-	return &fileWatch{wants: []wantedFile{
-		{"/etc/passwd", of(topicAccounts)},
-		{"/etc/resolv.conf", of(topicResolv)},
-		{"/etc/os-release", of(topicUpdates)},
-		{"/var/lib/dpkg/status", of(topicUpdates)},
-		{"/var/lib/opkg/status", of(topicUpdates)},
+// A watchMode is what else is watched.
+type watchMode uint8
+
+const (
+	nameOnly watchMode = iota
+	within             // the directories in it as well
+	itself             // the file, whose changes the kernel tells of nowhere else
+)
+
+func newFileWatch(opt Options) *fileWatch {
+	w := &fileWatch{wants: []wantedFile{
+		{path: "/etc/passwd", topics: of(topicAccounts)},
+		{path: "/etc/resolv.conf", topics: of(topicResolv)},
+		{path: "/etc/os-release", topics: of(topicUpdates)},
+		{path: "/var/lib/dpkg/status", topics: of(topicUpdates)},
+		{path: "/var/lib/opkg/status", topics: of(topicUpdates)},
+		{path: "/run/openrc/started/", topics: of(topicServices)},
+		{path: "/run/openrc/failed/", topics: of(topicServices)},
 	}}
+	cgroups := "/" + opt.cgroups() + "/"
+	if opt.Application != "" {
+		// Its directory comes with the unit (cgroup-v2, cgroup.events).
+		w.wants = append(w.wants, wantedFile{path: cgroups + opt.Application, topics: of(topicApplication)},
+			wantedFile{cgroups + opt.Application + "/cgroup.events", of(topicApplication), itself})
+	}
+	for _, dir := range []string{"system.slice/", "machine.slice/", "docker/"} {
+		w.wants = append(w.wants, wantedFile{path: cgroups + dir, topics: of(topicContainers)})
+	}
+	for _, dir := range unitDirs {
+		x := wantedFile{"/" + dir + "/", of(topicUnitFiles), within}
+		if strings.HasSuffix(dir, "inittab") {
+			x = wantedFile{path: "/" + dir, topics: of(topicUnitFiles)}
+		}
+		w.wants = append(w.wants, x)
+	}
+	return w
 }
 
 func (w *fileWatch) open() (*channel, error) {
@@ -92,6 +123,18 @@ func (w *fileWatch) open() (*channel, error) {
 func (w *fileWatch) add() {
 	w.names = map[int32]map[string]hits{}
 	for _, x := range w.wants {
+		switch x.how {
+		case itself:
+			w.put(x.path, "", x.topics, unix.IN_MODIFY)
+			continue
+		case within:
+			entries, _ := os.ReadDir(x.path)
+			for _, e := range entries {
+				if e.IsDir() {
+					w.watch(x.path+e.Name()+"/", x.topics)
+				}
+			}
+		}
 		w.watch(x.path, x.topics)
 		if to, err := filepath.EvalSymlinks(x.path); err == nil && to != filepath.Clean(x.path) {
 			w.watch(to, x.topics)
@@ -101,10 +144,15 @@ func (w *fileWatch) add() {
 
 func (w *fileWatch) watch(path string, h hits) {
 	dir, name := filepath.Split(path)
+	w.put(dir, name, h, entryMask)
+}
+
+// put watches the file at path; name is the entry in it that counts, "" for any.
+func (w *fileWatch) put(path, name string, h hits, mask uint32) {
 	if len(w.names) >= maxWatches {
 		return
 	}
-	wd, err := unix.InotifyAddWatch(w.fd, dir, entryMask)
+	wd, err := unix.InotifyAddWatch(w.fd, path, mask)
 	if err != nil {
 		return // not there, or not to be seen: the facts are read every minute anyway
 	}

@@ -187,6 +187,7 @@ func BenchmarkEvents(b *testing.B) {
 	must(unix.Mount("sysfs", "/sys", "sysfs", 0, "")) // of this network namespace
 	must(os.WriteFile("/etc/passwd", passwd, 0o644))
 	must(os.MkdirAll("/run/systemd/system", 0o755))
+	must(os.MkdirAll("/etc/systemd/system", 0o755))
 	must(os.MkdirAll("/run/dbus", 0o755))
 	run("ip", "link", "add", "events0", "type", "bridge")
 	run("ip", "link", "set", "events0", "up")
@@ -220,8 +221,11 @@ func BenchmarkEvents(b *testing.B) {
 	root, err := linux.OpenRoot("/")
 	must(err)
 	defer root.Close()
-	events := linux.NewEvents(root, log)
-	sources, err := linux.Sources(root, linux.Options{Services: true, Events: events})
+	cgroups, moved := cgroup(b)
+	options := linux.Options{Services: true, Cgroups: cgroups, Application: appUnit}
+	events := linux.NewEvents(root, options, log)
+	options.Events = events
+	sources, err := linux.Sources(root, options)
 	must(err)
 	st := &stage{last: map[facts.Key]facts.Reading{}, read: map[facts.Key]int{}, done: make(chan time.Time, 1)}
 	for i := range sources {
@@ -295,6 +299,7 @@ func BenchmarkEvents(b *testing.B) {
 		return func() bool { return st.read[k] > n }
 	}
 	addresses, route, accounts, mounts, wireless, active, pressure := key("network.addresses"), key("network.default_route"), key("integrity.accounts"), key("storage.mounts"), key("network.wireless"), key("service.active"), key("cpu.pressure")
+	files, running := key("service.files"), key("application.running")
 	kinds := []*kind{
 		{name: "rtnetlink: address", n: samples, cause: func(i int) (func() bool, func()) {
 			return st.has(addresses, "events0 198.51.100.7/24", i%2 == 0), func() { send(b, nl, addressMessage(i%2 == 0, iface.Index)) }
@@ -328,6 +333,20 @@ func BenchmarkEvents(b *testing.B) {
 				manager.mu.Unlock()
 				must(bus.Emit("/org/freedesktop/systemd1/unit/pump_2eservice", "org.freedesktop.DBus.Properties.PropertiesChanged", "org.freedesktop.systemd1.Unit", map[string]dbus.Variant{}, []string{}))
 			}
+		}},
+		{name: "inotify: unit file", n: samples, cause: func(i int) (func() bool, func()) {
+			st.mu.Lock()
+			before := st.last[files].Value.Clone()
+			st.mu.Unlock()
+			return func() bool { return st.last[files].Status == facts.OK && !st.last[files].Value.Equal(before) }, func() {
+				must(os.WriteFile("/etc/systemd/system/pump.service", fmt.Appendf(nil, "# %d\n", i), 0o644))
+			}
+		}},
+		{name: "cgroup.events: populated", n: samples, cause: func(i int) (func() bool, func()) {
+			return func() bool {
+				r := st.last[running]
+				return r.Status == facts.OK && r.Value.Bool() == (i%2 == 0)
+			}, func() { moved(i%2 == 0) }
 		}},
 		{name: "application: datagram", n: samples, cause: func(i int) (func() bool, func()) {
 			rounds := 0
@@ -386,6 +405,41 @@ func BenchmarkEvents(b *testing.B) {
 	fmt.Fprintf(out, "goal %.0f ms for all but pressure: worst %.2f, %s; events lost %d, held back %d\n", ms(goal), ms(worst), met, lost, held)
 	fmt.Fprint(os.Stderr, strings.TrimPrefix(out.String(), "\n"))
 	b.ReportMetric(ms(worst), "worst-ms")
+}
+
+// appUnit is the cgroup of the application.
+const appUnit = "miotfacts-bench.service"
+
+// cgroup makes the application's cgroup and returns where cgroup v2 is mounted,
+// below the root, and how a process moves into it and out of it.
+func cgroup(b *testing.B) (mount string, move func(in bool)) {
+	b.Helper()
+	mount = "run/cgroup2"
+	if err := errors.Join(os.MkdirAll("/"+mount, 0o755), unix.Mount("cgroup2", "/"+mount, "cgroup2", 0, "")); err != nil {
+		b.Fatal(err)
+	}
+	dir := filepath.Join("/", mount, appUnit)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	sleep := exec.Command("sleep", "infinity")
+	if err := sleep.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		sleep.Process.Kill()
+		sleep.Wait()
+		os.Remove(dir)
+	})
+	return mount, func(in bool) {
+		to := dir
+		if !in {
+			to = filepath.Dir(dir)
+		}
+		if err := os.WriteFile(filepath.Join(to, "cgroup.procs"), fmt.Append(nil, sleep.Process.Pid), 0); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
