@@ -630,9 +630,9 @@ func (e *Enforcer) pause(reason string, limit *reference.Deferral) {
 	if limit != nil {
 		e.may = permission{rec.PauseID, *limit, kept}
 	}
-	e.log.Error("paused", "pause", fmt.Sprintf("%x", rec.PauseID), "reason", rec.Reason)
 	e.turn()
 	notify(e.nvKick)
+	e.log.Error("paused", "pause", fmt.Sprintf("%x", rec.PauseID), "reason", rec.Reason)
 	e.mu.Unlock()
 	err = errors.Join(err, <-written, e.latch.finish(rec))
 	kept <- err

@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // version is set at link time; reference.ParseVersion reads it.
@@ -125,7 +126,9 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fail(exitUsage, "every key is explained in configs/factsd.toml", err)
 	}
-	log, err := newLogger(c.Log.Level, stderr)
+	late := newLateWriter(stderr)
+	defer late.close(time.Second)
+	log, err := newLogger(c.Log.Level, late)
 	if err != nil {
 		return fail(exitUsage, "write debug, info, warn or error", err)
 	}
