@@ -45,7 +45,7 @@ type Check struct {
 // compare holds a label against the manifest and the facts of a device at now.
 // It is pure. ref is nil where the device uses no manifest that is known; own
 // are the hospital's networks, which are nobody's cloud.
-func compare(l *label.Label, ref *reference.Reference, d *Device, own []netip.Prefix, now int64) []Check {
+func compare(l *label.Label, software *Software, ref *reference.Reference, d *Device, own []netip.Prefix, now int64) []Check {
 	c := &comparison{label: l, ref: ref, device: d, seen: d.Seen}
 	c.adapter(ReasonLabelRadio, "wireless", factWireless, "wifi", "wi-fi", "wlan", "802.11", "wireless")
 	c.adapter(ReasonLabelBluetooth, "Bluetooth", factBluetooth, "bluetooth", "ble")
@@ -54,6 +54,7 @@ func compare(l *label.Label, ref *reference.Reference, d *Device, own []netip.Pr
 	c.services()
 	c.ranges()
 	c.boot()
+	c.materials(software)
 	c.updates(now)
 	c.support(now)
 	c.add(ReasonLabelParts, "sensors and actuators", Open, "the label names %d sensors and %d actuators; no fact tells of them", len(l.Sensors), len(l.Actuators))
@@ -355,6 +356,8 @@ type Life struct {
 	Date   label.Date // when to inspect it; with NoDate nothing
 	NoDate string     // why there is no date; "" with one
 	Tasks  []Task     // of the inspection; with NoDate none
+
+	Software *Software // nil without a valid label
 }
 
 // A Task is one thing to do on the day of inspection.
@@ -377,8 +380,12 @@ func (v *Verifier) life(now int64, d *Device) *Life {
 		l.NoDate = "there is no valid label"
 		return l
 	}
-	l.Checks = compare(l.Label.Label, v.referenceOf(d), d, v.cfg.OwnNetworks, now)
+	l.Software = v.shelf.software(&l.Label)
+	l.Checks = compare(l.Label.Label, l.Software, v.referenceOf(d), d, v.cfg.OwnNetworks, now)
 	o, err := observe(d, v.cfg.Observed[d.UEID], now)
+	if err == nil && l.Software.Software != nil {
+		o.Flaws = l.Software.Flaws
+	}
 	if err == nil {
 		l.Date, err = l.Label.Label.BestBefore(o)
 	}
@@ -467,6 +474,9 @@ func (l *Life) findings(now int64) []Finding {
 		case Open:
 			open = append(open, c.About)
 		}
+	}
+	if l.Software != nil && l.Software.Software != nil && l.Software.Flaws == nil {
+		open = append(open, "vulnerabilities ("+l.Software.NoFlaws+")")
 	}
 	if len(open) > 0 {
 		add(ReasonLabelOpen, TierNone, "of the label not appraised: %s", strings.Join(open, ", "))

@@ -201,7 +201,7 @@ func TestLabelNotAppraised(t *testing.T) {
 			open[c.Code] = c.Text
 		}
 	}
-	want := []verifier.Reason{verifier.ReasonLabelRadio, verifier.ReasonLabelBluetooth, verifier.ReasonLabelNetwork, verifier.ReasonLabelBoot, verifier.ReasonLabelUpdates, verifier.ReasonLabelParts}
+	want := []verifier.Reason{verifier.ReasonLabelRadio, verifier.ReasonLabelBluetooth, verifier.ReasonLabelNetwork, verifier.ReasonLabelBoot, verifier.ReasonLabelSBOM, verifier.ReasonLabelUpdates, verifier.ReasonLabelParts}
 	if len(open) != len(want) {
 		t.Errorf("not appraised: %v", open)
 	}

@@ -57,9 +57,28 @@ type shelf struct {
 	files []LabelFile
 	trust *reference.Trust
 
-	mu     sync.Mutex
-	minute int64
-	opened []Shelved
+	boms, advisories []LabelFile
+
+	mu       sync.Mutex
+	minute   int64
+	opened   []Shelved
+	compared map[[32]byte]*Software // by the digest of a label
+}
+
+// software returns what is known of the software that a valid label names. It is
+// compared once: neither label nor files change.
+func (s *shelf) software(l *Shelved) *Software {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.compared[l.SHA256]
+	if known == nil {
+		if s.compared == nil {
+			s.compared = map[[32]byte]*Software{}
+		}
+		known = softwareOf(l.Label, s.boms, s.advisories)
+		s.compared[l.SHA256] = known
+	}
+	return known
 }
 
 // at returns all labels as they are at now, in the order of their files.

@@ -83,6 +83,9 @@ type Config struct {
 	// and LabelTrust opens them. Without LabelTrust no labels are looked at.
 	Labels     []LabelFile
 	LabelTrust *reference.Trust
+	// BOMs are bills of materials in CycloneDX, of which a label names its own by
+	// its digest, and Advisories what is known of flaws: OSV, CSAF or CycloneDX.
+	BOMs, Advisories []LabelFile
 	// Observed is what people wrote down of a device: the day of purchase, flaws.
 	Observed map[attest.UEID]label.Observation
 	// OwnNetworks are the hospital's public addresses, which are no cloud.
@@ -167,7 +170,7 @@ func New(cfg Config, store Store) (*Verifier, error) {
 		}
 	}
 	if cfg.LabelTrust != nil {
-		v.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust}
+		v.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust, boms: cfg.BOMs, advisories: cfg.Advisories}
 	} else if len(cfg.Labels) > 0 {
 		return nil, errors.New("cannot compare labels without keys that may sign them")
 	}

@@ -29,6 +29,8 @@ type config struct {
 		Files             []string `toml:"files"`
 		Without           bool     `toml:"without"`
 		Labels            string   `toml:"labels"`
+		SBOMs             string   `toml:"sboms"`
+		Advisories        string   `toml:"advisories"`
 		Observed          string   `toml:"observed"`
 		OwnNetworks       []string `toml:"own_networks"`
 	} `toml:"reference"`
@@ -120,8 +122,10 @@ func (c *config) check() error {
 		return errors.New("reference.manufacturer_roots or reference.key_lists is empty: no manifest could be trusted")
 	case r.Labels != "" && (len(r.ManufacturerRoots) == 0 || len(r.KeyLists) == 0):
 		return errors.New("reference.manufacturer_roots or reference.key_lists is empty: no label could be trusted")
-	case r.Observed != "" && r.Labels == "":
-		return errors.New("reference.observed without reference.labels: without a label there is no inspection date")
+	case r.Labels == "" && (r.Observed != "" || r.SBOMs != "" || r.Advisories != ""):
+		return errors.New("reference.observed, reference.sboms or reference.advisories without reference.labels: without a label there is no inspection date and nothing to compare")
+	case r.Advisories != "" && r.SBOMs == "":
+		return errors.New("reference.advisories without reference.sboms: flaws are looked for in bills of materials")
 	case c.Enrolment.RequireEKCertificate && len(c.Enrolment.EKRoots) == 0:
 		return errors.New("enrolment.require_ek_certificate without enrolment.ek_roots: no TPM could be enrolled")
 	case (b.Listen == "") == (b.URL == ""):

@@ -79,13 +79,17 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			bom, err := os.ReadFile(filepath.Join("..", "..", "configs", "label-example.cdx.json"))
+			if err != nil {
+				return err
+			}
 			stranger, err := label.Sign(authoredLabel, referencetest.Signer(t))
 			if err != nil {
 				return err
 			}
 			for name, data := range map[string][]byte{
 				"root.pub": root, "keys.cbor": world.ManufacturerKeys, "manifest.cbor": signed, "ended.cbor": old,
-				"pump.label": labelled, "stranger.label": stranger, "known.db": known,
+				"pump.label": labelled, "stranger.label": stranger, "known.db": known, "bom.json": bom,
 			} {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), data, 0o644); err != nil {
 					return err
@@ -284,6 +288,7 @@ listen = "127.0.0.1:0"
 		{`listen = "127.0.0.1:0"`, "listen = \"\"\nkey = \"k\"", "belong together"},
 		{"[enrolment]", "[enrolment]\nrequire_ek_certificate = true", "no TPM could be enrolled"},
 		{"[keys]", "observed = \"o\"\n[keys]", "no inspection date"},
+		{"[keys]", "labels = \"l\"\nadvisories = \"a\"\n[keys]", "flaws are looked for in bills of materials"},
 		{"[keys]", "own_networks = [\"192.0.2.1\"]\n[keys]", "reference.own_networks"},
 		{`manifests = ["m"]`, "without = true\nlabels = \"l\"", ""},
 		{"[retention]", "[retention]\nroutine_days = -1", "too low"},

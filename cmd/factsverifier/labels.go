@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,6 +24,7 @@ import (
 const (
 	maxLabelFile = 64 << 10
 	maxLabels    = 4096
+	maxMaterials = 16 << 20 // a bill of materials of a whole distribution has some megabytes
 )
 
 // labels adds to cfg the labels, what people observed, and the own networks. A
@@ -40,14 +40,20 @@ func (c *config) labels(cfg *verifier.Config, log *slog.Logger) error {
 	if cfg.LabelTrust, err = c.trust(); err != nil {
 		return err
 	}
-	if cfg.Labels, err = c.folder("reference.labels", c.Reference.Labels); err != nil {
+	if cfg.Labels, err = c.folder("reference.labels", c.Reference.Labels, maxLabelFile); err != nil {
+		return err
+	}
+	if cfg.BOMs, err = c.folder("reference.sboms", c.Reference.SBOMs, maxMaterials); err != nil {
+		return err
+	}
+	if cfg.Advisories, err = c.folder("reference.advisories", c.Reference.Advisories, maxMaterials); err != nil {
 		return err
 	}
 	log.Info("labels", "folder", c.path(c.Reference.Labels), "files", len(cfg.Labels))
 	if c.Reference.Observed == "" {
 		return nil
 	}
-	files, err := c.folder("reference.observed", c.Reference.Observed)
+	files, err := c.folder("reference.observed", c.Reference.Observed, maxLabelFile)
 	if err != nil {
 		return err
 	}
@@ -70,8 +76,11 @@ func (c *config) labels(cfg *verifier.Config, log *slog.Logger) error {
 }
 
 // folder reads the files of a folder, hidden ones left out. One that cannot be
-// read is there with the reason.
-func (c *config) folder(key, name string) ([]verifier.LabelFile, error) {
+// read is there with the reason. A folder that is not named has none.
+func (c *config) folder(key, name string, limit int64) ([]verifier.LabelFile, error) {
+	if name == "" {
+		return nil, nil
+	}
 	dir := c.path(name)
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > maxLabels {
@@ -86,21 +95,21 @@ func (c *config) folder(key, name string) ([]verifier.LabelFile, error) {
 			continue
 		}
 		f := verifier.LabelFile{Name: e.Name()}
-		f.Data, f.Err = readBounded(filepath.Join(dir, e.Name()))
+		f.Data, f.Err = readBounded(filepath.Join(dir, e.Name()), limit)
 		files = append(files, f)
 	}
 	return files, nil
 }
 
-func readBounded(path string) ([]byte, error) {
+func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxLabelFile+1))
-	if err == nil && len(data) > maxLabelFile {
-		return nil, errors.New("more than 64 KiB")
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, fmt.Errorf("more than %d KiB", limit>>10)
 	}
 	return data, err
 }

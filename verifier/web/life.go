@@ -18,6 +18,50 @@ type Life struct {
 	Inspection *Inspection `json:"inspection"` // null without a date
 	Tasks      []Task      `json:"tasks"`      // of the inspection; empty without a date
 	NoDate     string      `json:"no_date"`    // why there is none
+	Software   *Software   `json:"software"`   // null where the bill of materials that the label names is not here
+}
+
+// A Software is what the bill of materials and advisories say of a device.
+type Software struct {
+	SHA256     string   `json:"sha256"` // of the bill of materials, hexadecimal
+	Components int      `json:"components"`
+	NoFlaws    string   `json:"no_flaws"` // why it was compared with no advisories; "" when it was
+	Flaws      []Flaw   `json:"flaws"`    // open ones first, the worst first
+	Notes      []string `json:"notes"`    // what was compared and what was not
+}
+
+// A Flaw is a known vulnerability, open or taken out by a statement (VEX).
+type Flaw struct {
+	ID       string   `json:"id"`
+	Aliases  []string `json:"aliases"`
+	Severity string   `json:"severity"` // "not appraised", "low", "medium", "high" or "critical"
+	Open     bool     `json:"open"`
+	State    string   `json:"state"` // "affected", "under investigation", "not affected" or "fixed"
+	Where    []string `json:"where"`
+	Why      string   `json:"why"`
+	Source   string   `json:"source"` // the document that says so
+}
+
+func newSoftware(s *verifier.Software) *Software {
+	if s == nil || s.Software == nil {
+		return nil
+	}
+	v := &Software{SHA256: hex.EncodeToString(s.BOM.SHA256[:]), Components: len(s.BOM.Components), NoFlaws: s.NoFlaws, Flaws: []Flaw{}, Notes: s.Notes(label.English)}
+	if s.Flaws == nil {
+		return v
+	}
+	for _, x := range s.Flaws.Vulnerabilities {
+		v.Flaws = append(v.Flaws, Flaw{x.ID, append([]string{}, x.Aliases...), x.Severity.String(), x.State.Open(), x.State.String(), append([]string{}, x.Where...), x.Why, x.Source})
+	}
+	return v
+}
+
+// Symbol returns the name of the symbol of a flaw's state.
+func (f Flaw) Symbol() string {
+	if f.Open {
+		return verifier.TierWarning.String()
+	}
+	return verifier.TierAffirming.String()
 }
 
 // A Label is what became of a label.
@@ -61,7 +105,7 @@ func newLife(l *verifier.Life, now int64) *Life {
 	if l == nil {
 		return nil
 	}
-	v := &Life{Label: newLabel(&l.Label), Checks: []Check{}, Tasks: []Task{}, NoDate: l.NoDate}
+	v := &Life{Label: newLabel(&l.Label), Checks: []Check{}, Tasks: []Task{}, NoDate: l.NoDate, Software: newSoftware(l.Software)}
 	for _, c := range l.Checks {
 		v.Checks = append(v.Checks, Check{string(c.Code), c.About, c.Verdict.String(), c.Text})
 	}

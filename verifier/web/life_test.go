@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miotfacts/miotfacts/advisory"
 	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/verifier"
 )
@@ -43,6 +44,14 @@ func labelled(t testing.TB, b byte) verifier.Device {
 		d.Life.Tasks = append(d.Life.Tasks, verifier.Task{Text: text})
 	}
 	d.Life.Tasks[0].Known = "debian 12; last change seen on 2026-01-02; its manifest, 3, is the newest here"
+	d.Life.Software = &verifier.Software{Software: &label.Software{
+		BOM: &advisory.BOM{Components: make([]advisory.Component, 214)},
+		Flaws: &advisory.Result{Documents: 3, Vulnerabilities: []advisory.Vulnerability{
+			{ID: "CVE-2026-0001", Aliases: []string{"EXAMPLE-1"}, Severity: advisory.Critical, State: advisory.Affected, Where: []string{"example-tls 1.4.1"}, Source: "CVE-2026-0001"},
+			{ID: "CVE-2026-0002", State: advisory.Investigated, Where: []string{"example-mqtt 2.0", hostile}, Why: hostile, Source: "EXAMPLE-VEX-1"},
+			{ID: "CVE-2026-0003", Severity: advisory.High, State: advisory.NotAffected, Where: []string{"example-shell 1.36"}, Why: "vulnerable code not in execute path", Source: "EXAMPLE-VEX-1"},
+		}},
+	}}
 	d.Findings = []verifier.Finding{
 		{Code: verifier.ReasonLabelRadio, Tier: verifier.TierWarning, Text: "label, wireless: the label declares no wireless; the device has wlan0"},
 		{Code: verifier.ReasonLabelOpen, Text: "of the label not appraised: updates"},
