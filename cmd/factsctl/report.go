@@ -136,8 +136,9 @@ func newReportShowCommand() *cobra.Command {
 		Use:   "show FILE",
 		Short: "Show what a report says, in words",
 		Long: `Shows a report's claims: a message as the verifier keeps it, the signed report alone,
-or a conceptual message (CMW, RFC 9999) around it; - for standard input. With the device's public key (--key) the signature is
-checked; without it nothing is, and the output says so.
+or a conceptual message (CMW, RFC 9999) around it; - for standard input. With the
+device's public key (--key) the signature is checked; without it nothing is, and the
+output says so.
 
 The device's comparison is told in words with the manifest that it used (--manifest),
 which has to verify under the manufacturer's root and key list (--root, --keys). The

@@ -165,8 +165,9 @@ is shown as not appraised and allows nothing. Connections from outside are not
 compared. The signature of the MUD file is not verified. It ends with exit code 1 when a
 connection is not declared.`,
 		Example: `  factsctl talk check --pcap device.pcap --mud device.json
-  factsctl talk check --record talk.record --mud device.json --controller urn:ietf:params:mud:dns=10.0.0.1 \
-    --my-controller broker.hospital.example --manufacturer maker.example=cloud.maker.example,203.0.113.0/24`,
+  factsctl talk check --record talk.record --mud device.json \
+    --controller urn:ietf:params:mud:dns=10.0.0.1 --my-controller broker.hospital.example \
+    --manufacturer maker.example=cloud.maker.example,203.0.113.0/24`,
 		Args: cobra.NoArgs,
 	}
 	from.flags(c)
