@@ -72,32 +72,57 @@ func external(t Type) []byte { return []byte("miotfacts " + string(t)) }
 
 // Sign returns payload as a signed document of type t.
 func (s *Signer) Sign(t Type, payload []byte) ([]byte, error) {
+	m := gocose.NewSign1Message()
+	if _, err := m.Headers.Protected.SetType(string(t)); err != nil {
+		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
+	}
+	data, err := s.sign(m, payload, external(t))
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
+	}
+	return data, nil
+}
+
+// A Foreign profile is that of documents for readers of others: a content type and
+// one more protected header. Their external_aad is empty, so that none of them
+// passes for a document of ours, nor one of ours for them.
+type Foreign struct {
+	Content string // media type of the payload
+	Label   int64  // of the header
+	Header  []byte
+}
+
+// SignForeign returns payload signed in a profile of others. Nothing here reads it.
+func (s *Signer) SignForeign(f Foreign, payload []byte) ([]byte, error) {
+	m := gocose.NewSign1Message()
+	m.Headers.Protected[gocose.HeaderLabelContentType] = f.Content
+	m.Headers.Protected[f.Label] = f.Header
+	data, err := s.sign(m, payload, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign %s: %w", f.Content, err)
+	}
+	return data, nil
+}
+
+func (s *Signer) sign(m *gocose.Sign1Message, payload, aad []byte) ([]byte, error) {
 	alg := gocose.AlgorithmES256
 	if s.public.Algorithm() == "Ed25519" {
 		alg = gocose.AlgorithmEdDSA
 	}
 	signer, err := gocose.NewSigner(alg, s.key)
 	if err != nil {
-		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
+		return nil, err
 	}
-	m := gocose.NewSign1Message()
 	m.Headers.Protected.SetAlgorithm(alg)
 	m.Headers.Protected[gocose.HeaderLabelKeyID] = s.public.id[:]
-	if _, err := m.Headers.Protected.SetType(string(t)); err != nil {
-		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
-	}
 	m.Payload = payload
-	if err := m.Sign(rand.Reader, external(t), signer); err != nil {
-		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
+	if err := m.Sign(rand.Reader, aad, signer); err != nil {
+		return nil, err
 	}
 	if alg == gocose.AlgorithmES256 {
 		lowerS(m.Signature)
 	}
-	data, err := m.MarshalCBOR()
-	if err != nil {
-		return nil, fmt.Errorf("cannot sign %s: %w", t, err)
-	}
-	return data, nil
+	return m.MarshalCBOR()
 }
 
 // lowerS replaces s by n - s where that is lower; both verify.

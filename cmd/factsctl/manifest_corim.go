@@ -10,7 +10,7 @@ import (
 )
 
 func newManifestCorimCommand() *cobra.Command {
-	var out string
+	var out, keyFile string
 	var wrap bool
 	c := &cobra.Command{
 		Use:   "corim FILE",
@@ -19,14 +19,17 @@ func newManifestCorimCommand() *cobra.Command {
 Integrity Manifest (draft-ietf-rats-corim) in CBOR: a CoMID for each stage, boot
 references and files. What CoRIM has no form for, such as sets, is left out and told.
 
-The result is unsigned (tag 501), and the signature of a signed manifest is not
-verified here: see factsctl manifest verify. Sign the result as its readers expect it.
+With --key the result is signed (COSE_Sign1 with corim-meta), else it is not (tag 501).
+The signature of a signed manifest is not verified here: see factsctl manifest verify.
 A stage is the index of the class: 1 integration, 2 operating, 3 fail-safe; 0 is what
 holds in all.`,
 		Example: `  factsctl manifest corim pump-1.manifest --out pump-1.corim
+  factsctl manifest corim pump-1.toml --key rim.key --out pump-1.corim
   factsctl manifest corim pump-1.toml --cmw --out pump-1.cmw`,
 		Args: cobra.ExactArgs(1),
 	}
+	p := passphraseFlag(c)
+	c.Flags().StringVar(&keyFile, "key", "", "sign with this private key `file`; best one of its own")
 	c.Flags().StringVar(&out, "out", "", "`file` to write to, instead of standard output")
 	c.Flags().BoolVar(&wrap, "cmw", false, "wrap it as a conceptual message (CMW)")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -41,8 +44,19 @@ holds in all.`,
 		for _, text := range left {
 			note(c, "note: left out: %s", text)
 		}
+		media := corim.MediaType
+		if keyFile != "" {
+			key, err := loadSigner(keyFile, p)
+			if err != nil {
+				return err
+			}
+			if data, err = corim.Sign(m, data, key); err != nil {
+				return err
+			}
+			media = corim.SignedMediaType
+		}
 		if wrap {
-			if data, err = cmw.Wrap(cmw.Record{Type: corim.MediaType, Value: data, Kind: cmw.ReferenceValues}); err != nil {
+			if data, err = cmw.Wrap(cmw.Record{Type: media, Value: data, Kind: cmw.ReferenceValues}); err != nil {
 				return err
 			}
 		}

@@ -1,9 +1,9 @@
 // Package corim writes a manifest's reference values as a Concise Reference
 // Integrity Manifest, so that verifiers of others can use them.
 //
-// It translates and signs nothing: who takes the result trusts whoever gave it.
-// What CoRIM has no form for is left out and named. Nothing here is read back: a
-// device reads only its own, small form.
+// It translates and checks nothing: who takes the result trusts whoever gave or
+// signed it. What CoRIM has no form for is left out and named. Nothing here is read
+// back: a device reads only its own, small form.
 //
 // Specification: draft-ietf-rats-corim, with the digests of
 // draft-ietf-rats-eat-measured-component. It has no notion of a device's stages:
@@ -20,8 +20,11 @@ import (
 	"github.com/miotfacts/miotfacts/reference"
 )
 
-// MediaType is that of what Export writes.
-const MediaType = "application/rim+cbor"
+// The media types of what Export and Sign write.
+const (
+	MediaType       = "application/rim+cbor"
+	SignedMediaType = "application/rim+cose"
+)
 
 // The CBOR tags of the draft, and of RFC 8949.
 const (
@@ -129,7 +132,7 @@ func Export(m *reference.Manifest) ([]byte, []string, error) {
 	x.boot()
 	x.files()
 	id := fmt.Sprintf("%s/%s/%d", m.Vendor, m.Model, m.Sequence)
-	out := corim{ID: id, Validity: validity{cbor.Tag{Number: tagEpoch, Content: m.NotBefore}, cbor.Tag{Number: tagEpoch, Content: m.NotAfter}},
+	out := corim{ID: id, Validity: validityOf(m),
 		Entities: []entity{{m.Vendor, []int{manifestCreator}}}}
 	for _, t := range x.tags {
 		t.Identity = identity{id + "/" + t.Identity.ID, m.Sequence}
@@ -148,6 +151,33 @@ func Export(m *reference.Manifest) ([]byte, []string, error) {
 		return nil, nil, fmt.Errorf("cannot export manifest: %w", err)
 	}
 	return data, x.left, nil
+}
+
+// headerMeta is the protected header corim-meta.
+const headerMeta = 8
+
+// meta is a corim-meta-map.
+type meta struct {
+	Signer   signer   `cbor:"0,keyasint"`
+	Validity validity `cbor:"1,keyasint"`
+}
+
+type signer struct {
+	Name string `cbor:"0,keyasint"`
+}
+
+// Sign returns what Export wrote as a signed CoRIM, of the manifest's vendor and
+// validity.
+func Sign(m *reference.Manifest, exported []byte, key *cose.Signer) ([]byte, error) {
+	header, err := cose.Encode(meta{signer{m.Vendor}, validityOf(m)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign CoRIM: %w", err)
+	}
+	return key.SignForeign(cose.Foreign{Content: MediaType, Label: headerMeta, Header: header}, exported)
+}
+
+func validityOf(m *reference.Manifest) validity {
+	return validity{cbor.Tag{Number: tagEpoch, Content: m.NotBefore}, cbor.Tag{Number: tagEpoch, Content: m.NotAfter}}
 }
 
 type exporter struct {

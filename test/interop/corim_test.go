@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/miotfacts/miotfacts/attest/cmw"
+	"github.com/miotfacts/miotfacts/attest/cose"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/corim"
@@ -100,5 +101,47 @@ func TestConceptualMessage(t *testing.T) {
 	out := command(t, "python3-cbor2", debianPython, "-c", "import cbor2, sys; print(cbor2.load(open(sys.argv[1], 'rb')))", file)
 	if want := "['application/rim+cbor', b'rim', 1]\n"; out != want {
 		t.Errorf("%q, want %q", out, want)
+	}
+}
+
+// TestSignedCorim has cbor2 read a signed CoRIM and OpenSSL verify it, as a reader who
+// knows nothing of us does; and nothing of ours takes it for a document of ours.
+func TestSignedCorim(t *testing.T) {
+	m := referencetest.Example()
+	data, _, err := corim.Export(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range signers(t) {
+		signed, err := corim.Sign(&m, data, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cose.Parse(signed, 1<<20); err == nil {
+			t.Errorf("%s: it passes for a document of ours", name)
+		}
+		dir := t.TempDir()
+		file := filepath.Join(dir, "corim")
+		write(t, file, signed)
+		const script = `
+import cbor2, sys
+d = cbor2.load(open(sys.argv[1], 'rb'))
+assert d.tag == 18
+protected, unprotected, payload, signature = d.value
+head = cbor2.loads(protected)
+meta = cbor2.loads(head[8])
+assert sorted(head) == [1, 3, 4, 8] and unprotected == {} and cbor2.loads(payload).tag == 501, head
+open(sys.argv[1] + '.tbs', 'wb').write(cbor2.dumps(['Signature1', protected, b'', payload], canonical=True))
+open(sys.argv[1] + '.sig', 'wb').write(signature)
+open(sys.argv[1] + '.payload', 'wb').write(payload)
+print(head[1], head[3], meta[0][0], int(meta[1][1].timestamp()))
+`
+		out := command(t, "python3-cbor2", debianPython, "-c", script, file)
+		alg := map[string]int{"ES256": -7, "Ed25519": -8}[name]
+		if want := fmt.Sprintf("%d application/rim+cbor %s %d\n", alg, m.Vendor, m.NotAfter); out != want {
+			t.Errorf("%s: %q, want %q", name, out, want)
+		}
+		command(t, "python3-cbor2", debianPython, "corim.py", file+".payload")
+		opensslVerifies(t, file, key.Public())
 	}
 }

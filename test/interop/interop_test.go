@@ -73,6 +73,13 @@ func read(t *testing.T, data []byte, typ cose.Type, key *cose.PublicKey) documen
 	if d.Kid != key.ID().String() || d.Typ != string(typ) {
 		t.Errorf("kid %s, typ %s; want %s, %s", d.Kid, d.Typ, key.ID(), typ)
 	}
+	opensslVerifies(t, file, key)
+	return d
+}
+
+// opensslVerifies has OpenSSL verify file.sig over file.tbs.
+func opensslVerifies(t *testing.T, file string, key *cose.PublicKey) {
+	t.Helper()
 	text, err := key.PEM()
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +101,6 @@ func read(t *testing.T, data []byte, typ cose.Type, key *cose.PublicKey) documen
 	if out := command(t, "openssl", "openssl", args...); !strings.Contains(out, "Verified Successfully") {
 		t.Errorf("openssl says %q", out)
 	}
-	return d
 }
 
 func write(t *testing.T, path string, data []byte) {
