@@ -162,26 +162,24 @@ func photo(t *testing.T, shown, path string) {
 type site struct {
 	*testing.T
 	dir, factsd, factsctl string
+	id                    string // of the device
 	client                *failsafe.Client
 }
 
-func newSite(t *testing.T, signers uint8) *site {
+func newSite(t *testing.T, programs string, signers uint8) *site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "site") // paths of sockets are limited to 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &site{T: t, dir: dir, factsd: filepath.Join(dir, "factsd"), factsctl: filepath.Join(dir, "factsctl")}
-	build := exec.Command("go", "build", "-o", dir, "../factsd", "../factsctl")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	s := &site{T: t, dir: dir, factsd: filepath.Join(programs, "factsd"), factsctl: filepath.Join(programs, "factsctl")}
 	w := referencetest.New(t)
 	m := referencetest.Example()
 	m.NotBefore, m.NotAfter = time.Now().Unix()-1000, time.Now().Unix()+1_000_000
 	m.Reaction = []reference.Reaction{{Do: reference.Signal, Target: "/nonexistent/pump", Signal: 19, Deadline: 1000}}
 	m.Resume.Signers = signers
+	m.Leeway = &reference.Leeway{Maintenance: &reference.MaintenancePolicy{Most: 3600, Signers: 1}}
 	manifest, err := reference.SignManifest(&m, w.Manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +227,7 @@ socket = "` + filepath.Join(dir, "s") + `"
 			t.Fatal(err)
 		}
 	}
-	s.run(s.factsd, 0, "provision", "-config", "factsd.toml")
+	s.id = regexp.MustCompile(`(?m)^[0-9a-f]{32}$`).FindString(s.run(s.factsd, 0, "provision", "-config", "factsd.toml"))
 	enforcer := exec.Command(s.factsd, "enforce", "-config", "factsd.toml")
 	enforcer.Dir, enforcer.Stderr = dir, t.Output()
 	enforcer.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -277,11 +275,24 @@ func (s *site) pause() failsafe.Status {
 	return status
 }
 
-// TestResumeAtTheConsole resumes a device that has no network and no verifier, from
-// its console, with the shipped programs: two operators, one of whom photographs the
+// TestWithoutNetwork gives orders to a device that has no network, with the shipped
+// programs.
+func TestWithoutNetwork(t *testing.T) {
+	programs := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", programs, "../factsd", "../factsctl").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Run("resume at the console", func(t *testing.T) { resumeAtTheConsole(newSite(t, programs, 2)) })
+	t.Run("resume from a file", func(t *testing.T) { resumeFromAFile(newSite(t, programs, 1)) })
+	t.Run("maintenance from a file", func(t *testing.T) { maintenanceFromAFile(newSite(t, programs, 1)) })
+}
+
+// resumeAtTheConsole resumes a device that has no network and no verifier, from
+// its console: two operators, one of whom photographs the
 // code and one of whom types the challenge.
-func TestResumeAtTheConsole(t *testing.T) {
-	s := newSite(t, 2)
+func resumeAtTheConsole(s *site) {
+	t := s.T
+	t.Helper()
 	if got := s.run(s.factsd, 1, "resume", "-config", "factsd.toml"); !strings.Contains(got, "nothing is paused") {
 		t.Error(got)
 	}
@@ -347,10 +358,40 @@ func TestResumeAtTheConsole(t *testing.T) {
 	s.until("paused", func(x failsafe.Status) bool { return x.Latch == appraise.LatchPaused })
 }
 
-// TestResumeFromAFile resumes from what a stick carries: the signed order, or its
+// maintenanceFromAFile takes a device without network into maintenance and out
+// of it.
+func maintenanceFromAFile(s *site) {
+	t := s.T
+	t.Helper()
+	order := func(code int, want string, args ...string) {
+		t.Helper()
+		s.run(s.factsctl, 0, append([]string{"command", "maintenance", "--device", s.id, "--key", "anna.key", "--out", "order"}, args...)...)
+		if got := s.run(s.factsd, code, "resume", "-config", "factsd.toml", "order"); !strings.Contains(got, want) {
+			t.Errorf("%q: no %q in\n%s", args, want, got)
+		}
+	}
+	status := func(want string) {
+		t.Helper()
+		if got := s.run(s.factsd, 0, "status", "-config", "factsd.toml"); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	order(1, "it lasts 7200 s, the limit is 3600 s", "--for", "2h")
+	order(0, "accepted: clear", "--for", "1h")
+	status(`(?m)^latch: maintenance\nmaintenance: for at most 3[56]\d\d s more$`)
+	order(1, "is in maintenance", "--for", "1h")
+	order(0, "accepted: clear", "--end")
+	status("(?m)^latch: clear$")
+	s.pause()
+	order(1, "maintenance ends no pause", "--for", "1h")
+	status("(?m)^latch: paused$")
+}
+
+// resumeFromAFile resumes from what a stick carries: the signed order, or its
 // lines.
-func TestResumeFromAFile(t *testing.T) {
-	s := newSite(t, 1)
+func resumeFromAFile(s *site) {
+	t := s.T
+	t.Helper()
 	for _, lines := range []bool{false, true} {
 		id := s.pause().PauseID
 		console := at(t, s.dir, s.factsd, "resume", "-config", "factsd.toml")
