@@ -133,6 +133,15 @@ func (a *Agent) PCRs() []int {
 	return []int{0, 1, 2, 3, 4, 5, 6, 7}
 }
 
+// EnergyModel returns the manifest's model of what the device draws, nil where it
+// has none.
+func (a *Agent) EnergyModel() *reference.EnergyModel {
+	if a.ref == nil {
+		return nil
+	}
+	return a.ref.Manifest().Energy
+}
+
 // alarmAllowed counts alarms of the last minute.
 func (a *Agent) alarmAllowed(now time.Time) bool {
 	a.alarms = slices.DeleteFunc(a.alarms, func(t time.Time) bool { return now.Sub(t) >= time.Minute })

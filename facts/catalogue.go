@@ -50,6 +50,8 @@ func Catalogue() []Def {
 		{Name: "energy.battery_health", Key: 46, Unit: "permille", Kind: Int, Cadence: Event},
 		{Name: "energy.cycles", Key: 47, Unit: "1", Kind: Int, Cadence: Event},
 		{Name: "energy.gaps", Key: 48, Unit: "ms", Kind: Int, Cadence: Fast},
+		{Name: "energy.estimated_power", Key: 169, Unit: "mW", Kind: Int, Cadence: Fast},
+		{Name: "energy.estimated_used", Key: 170, Unit: "mJ", Kind: Int, Cadence: Fast},
 		{Name: "thermal.max", Key: 50, Unit: "m°C", Kind: Int, Cadence: Fast},
 		{Name: "storage.used", Key: 60, Unit: "permille", Kind: Int, Cadence: Slow},
 		{Name: "storage.wear", Key: 61, Unit: "permille", Kind: Int, Cadence: Slow},

@@ -53,6 +53,8 @@ func Documents() []Document {
 		{"energy.battery_health", "/sys/class/power_supply/*/charge_full, charge_full_design; else energy_full, energy_full_design", "What the most worn battery holds when full, of what it was designed for (kernel, ABI/testing/sysfs-class-power)."},
 		{"energy.cycles", "/sys/class/power_supply/*/cycle_count", "Charge cycles of the battery that has most (kernel, ABI/testing/sysfs-class-power)."},
 		{"energy.gaps", "as energy.used", "Time since the agent started of which energy.used knows nothing, because a sample of power was missing or came more than 10 s after the one before; 0 where counters count."},
+		{"energy.estimated_power", "/proc/stat cpu; /proc/net/dev; the manifest's energy model", "Power drawn since the round before as the manufacturer's model estimates it, not measured: idle, and so much for a second of a processor's time and for a byte received or sent; the model says by how much it was wrong when it was calibrated."},
+		{"energy.estimated_used", "as energy.estimated_power", "Energy used since the agent started as the manufacturer's model estimates it, not measured; a round that failed is made up for in the next."},
 		{"thermal.max", "/sys/class/thermal/thermal_zone*/temp; /sys/class/hwmon/*/temp*_input", "Highest temperature of any zone or sensor that does not report a fault (kernel, driver-api/thermal/sysfs-api)."},
 		{"storage.used", "statfs(2) of the root file system", "Share of the root file system's blocks that is used, of those that unprivileged programs may use (as df(1) counts)."},
 		{"storage.wear", "/sys/block/mmcblk*/device/life_time", "Used share of the flash's life as the eMMC reports it, upper end of its step; 1100 when it is exceeded (JEDEC JESD84-B51, DEVICE_LIFE_TIME_EST)."},

@@ -157,6 +157,7 @@ func (a *author) manifest(t *table) *Manifest {
 		v.close()
 	}
 	m.Leeway = a.leeway(t)
+	m.Energy = a.energy(t)
 	if v := t.get("boot").table(); v != nil {
 		m.Boot = &Boot{Accept: [][]byte{}}
 		for _, e := range v.need("pcrs", "write pcrs = [0, 2, 4, 7]").elems() {

@@ -174,6 +174,9 @@ func random(r *rand.Rand) *reference.Manifest {
 		}
 	}
 	if r.IntN(2) == 0 {
+		m.Energy = &reference.EnergyModel{Idle: 1 + uint32(r.IntN(1e6)), CPU: uint32(r.IntN(1e6)), Network: uint32(r.IntN(1e6)), Error: uint32(r.IntN(1000))}
+	}
+	if r.IntN(2) == 0 {
 		m.Boot = &reference.Boot{PCRs: []int{r.IntN(5), 5 + r.IntN(19)}, Accept: [][]byte{}}
 		for range r.IntN(3) {
 			m.Boot.Accept = append(m.Boot.Accept, raw(r, 32))

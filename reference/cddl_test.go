@@ -25,6 +25,7 @@ func TestCDDL(t *testing.T) {
 		{"manifest", "leeway", reference.Leeway{}},
 		{"manifest", "maintenance", reference.MaintenancePolicy{}},
 		{"manifest", "deferral", reference.Deferral{}},
+		{"manifest", "energy-model", reference.EnergyModel{}},
 		{"manifest", "boot", reference.Boot{}},
 		{"manifest", "resume-policy", reference.ResumePolicy{}},
 		{"manifest", "boot-group", reference.BootGroup{}},

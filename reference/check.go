@@ -64,6 +64,7 @@ func (m *Manifest) Check() []Problem {
 	c.nesting()
 	c.reaction()
 	c.leeway()
+	c.energy()
 	c.boot()
 	c.bootEvents()
 	c.files()

@@ -40,6 +40,7 @@ func Format(m *Manifest) []byte {
 		f.line("silence = { after = %s, then = %s }", span(s.After, "ms"), quote(s.Then.String()))
 	}
 	f.leeway(m.Leeway)
+	f.energy(m.Energy)
 	if b := m.Boot; b != nil {
 		accept := make([]string, len(b.Accept))
 		for i, d := range b.Accept {

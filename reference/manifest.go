@@ -51,6 +51,7 @@ type Manifest struct {
 	Resume      ResumePolicy `cbor:"17,keyasint"`           // who may end a pause
 	BootEvents  []BootGroup  `cbor:"18,keyasint,omitempty"` // sound boots by the events of their logs, beside Boot.Accept
 	Leeway      *Leeway      `cbor:"19,keyasint,omitempty"` // what may hold a pause back
+	Energy      *EnergyModel `cbor:"20,keyasint,omitempty"` // for devices without a power sensor
 	Files       *Files       `cbor:"21,keyasint,omitempty"` // files that IMA may measure
 }
 

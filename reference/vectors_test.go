@@ -151,6 +151,13 @@ func maintained(most uint32, signers uint8) func(*reference.Manifest) {
 	}
 }
 
+// modelled gives a manifest a model of what the device draws.
+func modelled(idle, cpu, network, off uint32) func(*reference.Manifest) {
+	return func(m *reference.Manifest) {
+		m.Energy = &reference.EnergyModel{Idle: idle, CPU: cpu, Network: network, Error: off}
+	}
+}
+
 // prepares makes the first step of a chain one that waits for the application.
 func prepares(m *reference.Manifest) {
 	m.Reaction[0] = reference.Reaction{Do: reference.Prepare, Deadline: 10000}
@@ -283,6 +290,11 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"manifest/refused-maintenance-endless", change(maintained(86401, 2)), manifest, reference.ErrContent, "86401 s is outside 60 to 86400"},
 		{"manifest/refused-maintenance-by-nobody", change(maintained(14400, 0)), manifest, reference.ErrContent, "0 signers"},
 		{"manifest/refused-leeway-for-nothing", change(func(m *reference.Manifest) { m.Leeway = &reference.Leeway{} }), manifest, reference.ErrContent, "nothing in it lets a pause wait"},
+		{"manifest/energy", change(modelled(1500, 900, 1000, 30)), manifest, nil, ""},
+		{"manifest/refused-energy-of-nothing", change(modelled(0, 900, 0, 30)), manifest, reference.ErrContent, "0 mW is outside 1 to 1000000"},
+		{"manifest/refused-energy-of-a-kiln", change(modelled(1500, 1000001, 0, 30)), manifest, reference.ErrContent, "1000001 mJ for a second of a processor is above 1000000"},
+		{"manifest/refused-energy-of-a-byte", change(modelled(1500, 900, 1000001, 30)), manifest, reference.ErrContent, "1000001 nJ for a byte is above 1000000"},
+		{"manifest/refused-energy-guessed", change(modelled(1500, 900, 0, 1001)), manifest, reference.ErrContent, "an error of 1001 per mille is no model"},
 		{"command/maintenance", maintenance(func(*reference.Command) {}), order(reference.Maintenance), nil, ""},
 		{"command/maintenance-end", maintenance(func(c *reference.Command) { c.Lasts, c.End = 0, true }), order(reference.Maintenance), nil, ""},
 		{"command/refused-maintenance-without-end", maintenance(func(c *reference.Command) { c.Lasts = 0 }), order(reference.Maintenance), reference.ErrContent, "lasts 0 s, end false"},

@@ -61,6 +61,13 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	if options.TamperLines, err = linux.NewLines(c.Device.TamperLines); err != nil {
 		return fail(exitUsage, "see device.tamper_lines in configs/factsd.toml", err)
 	}
+	options.EnergyModel = func() (linux.EnergyModel, bool) {
+		m := a.EnergyModel()
+		if m == nil {
+			return linux.EnergyModel{}, false
+		}
+		return linux.EnergyModel{Idle: int64(m.Idle), CPU: int64(m.CPU), Network: int64(m.Network)}, true
+	}
 	events := linux.NewEvents(root, options, log)
 	options.Events = events
 	if d.tpm != nil {

@@ -55,6 +55,9 @@ type Options struct {
 	Processes []string
 	// TamperLines are GPIO inputs; nil makes the facts about them absent.
 	TamperLines *Lines
+	// EnergyModel tells the model of energy.estimated_power; nil, and false, make the
+	// facts about it absent.
+	EnergyModel func() (EnergyModel, bool)
 }
 
 func (o Options) cgroups() string { return cmp.Or(o.Cgroups, "sys/fs/cgroup") }
@@ -78,6 +81,7 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("meminfo", &meminfo{newFile(root, "proc/meminfo", value, 4096)}, "memory.available", "memory.used", "memory.swap_used")
 	b.add("vmstat", &vmstat{newFile(root, "proc/vmstat", records, 8192)}, "memory.oom_kills")
 	b.add("energy", &energy{root: root, power: powerSensors(root), counters: energyCounters(root)}, "energy.power", "energy.used", "energy.gaps")
+	b.add("estimate", &estimate{root: root, model: opt.EnergyModel, stat: newFile(root, "proc/stat", head, 512), dev: traffic{root: root, file: newFile(root, "proc/net/dev", records, 4096)}}, "energy.estimated_power", "energy.estimated_used")
 	b.add("voltage", &lowest{set: supplyVoltages(root), none: "there is no sensor of a supply voltage"}, "energy.voltage")
 	b.add("undervoltage", &anyAlarm{set: hwmonAlarms(root, "in", "_lcrit_alarm"), none: "there is no undervoltage alarm"}, "energy.undervoltage")
 	b.add("temperature", &highest{set: temperatures(root), none: "there is no temperature sensor"}, "thermal.max")

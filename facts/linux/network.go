@@ -463,21 +463,32 @@ type traffic struct {
 }
 
 func (s *traffic) read(o *out) {
-	b, f := s.file.read()
+	rx, tx, ns, f := s.sample()
 	if f.is() {
 		o.faults(f)
 		return
 	}
-	if s.now, f = parseNetDev(s.now[:0], b); f.is() {
-		o.faults(f)
+	if ns <= 0 {
+		o.faults(pending(secondSample))
 		return
 	}
+	o.num(0, scale(rx, int64(time.Second), ns))
+	o.num(1, scale(tx, int64(time.Second), ns))
+}
+
+// sample returns the bytes since the sample before, and for how long that was; 0
+// for the first.
+func (s *traffic) sample() (rx, tx, ns int64, f fault) {
+	b, f := s.file.read()
+	if f.is() {
+		return 0, 0, 0, f
+	}
+	if s.now, f = parseNetDev(s.now[:0], b); f.is() {
+		return 0, 0, 0, f
+	}
 	now := s.root.now()
-	ns := now - s.at
-	if !s.seen || ns <= 0 {
-		o.faults(pending(secondSample))
-	} else {
-		var rx, tx int64
+	if s.seen {
+		ns = now - s.at
 		for i := range s.now {
 			x := &s.now[i]
 			if l := s.before(i); l != nil {
@@ -485,10 +496,9 @@ func (s *traffic) read(o *out) {
 				tx += max(x.tx-l.tx, 0)
 			}
 		}
-		o.num(0, scale(rx, int64(time.Second), ns))
-		o.num(1, scale(tx, int64(time.Second), ns))
 	}
 	s.now, s.last, s.at, s.seen = s.last, s.now, now, true
+	return rx, tx, ns, fault{}
 }
 
 // before returns what interface i of this round had counted in the last one;

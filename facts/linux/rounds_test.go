@@ -424,3 +424,28 @@ func TestOpenRootRefuses(t *testing.T) {
 		t.Error("the root /./ is not live")
 	}
 }
+
+// TestEstimate follows a model by hand: 1.5 W idle, 0.9 J for a second of a
+// processor, 2 µJ for a byte.
+func TestEstimate(t *testing.T) {
+	eth := func(rx, tx int) string {
+		return netDevHead + fmt.Sprintf("eth0: %d 0 0 0 0 0 0 0 %d 0 0 0 0 0 0 0\n", rx, tx)
+	}
+	x := newTree(t, map[string]string{"proc/stat": procStat(100, 900), "proc/net/dev": eth(1000, 0)})
+	x.round(0, map[string]string{"energy.estimated_power": "absent", "energy.estimated_used": "absent"})
+	opt := fixtureOptions
+	opt.EnergyModel = func() (EnergyModel, bool) { return EnergyModel{Idle: 1500, CPU: 900, Network: 2000}, true }
+	x.list = mustSources(t, x.root, opt)
+	x.round(0, map[string]string{"energy.estimated_power": "pending", "energy.estimated_used": "ok 0"})
+	// 2 s idle are 3 J, half a second of a processor 0.45 J, 100,000 bytes 0.2 J.
+	x.write(map[string]string{"proc/stat": procStat(150, 1250), "proc/net/dev": eth(61000, 40000)})
+	x.round(2*time.Second, map[string]string{"energy.estimated_power": "ok 1825", "energy.estimated_used": "ok 3650"})
+	// A round that failed is made up for; of its bytes only those since are known.
+	x.write(map[string]string{"proc/stat": "?\n"})
+	x.round(time.Second, map[string]string{"energy.estimated_power": "malformed", "energy.estimated_used": "malformed"})
+	x.write(map[string]string{"proc/stat": procStat(250, 1350)})
+	x.round(time.Second, map[string]string{"energy.estimated_power": "ok 1950", "energy.estimated_used": "ok 7550"})
+	// A processor that leaves takes its time along.
+	x.write(map[string]string{"proc/stat": procStat(20, 100)})
+	x.round(time.Second, map[string]string{"energy.estimated_power": "pending", "energy.estimated_used": "ok 7550"})
+}
