@@ -235,6 +235,32 @@ func TestBrowser(t *testing.T) {
 	b.wait(`document.getElementById("stream").textContent === "connection lost, trying again"`)
 }
 
+// TestBrowserLabel looks at a device whose label does not fit, and keeps the picture
+// of docs/label.md: go test ./verifier/web -run BrowserLabel -screenshots ../../docs
+func TestBrowserLabel(t *testing.T) {
+	m := newMemory()
+	d := labelled(t, 5)
+	d.Model = d.Life.Label.Model
+	for i := range d.Life.Software.Flaws.Vulnerabilities {
+		x := &d.Life.Software.Flaws.Vulnerabilities[i]
+		x.Where, x.Why = x.Where[:1], strings.ReplaceAll(x.Why, hostile, "the maker looks into it")
+	}
+	m.put(d)
+	server := serve(t, m, 0)
+	b := openBrowser(t, server.URL)
+	b.open(server.URL + "/devices/" + ueid(5).String())
+	run(b, chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("details").forEach((d) => { d.open = true; })`))
+	found, err := axe.Serious(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) > 0 {
+		t.Errorf("axe-core, with the steps of the day open: %q", found)
+	}
+	run(b, chromedp.Evaluate[chromedp.Void](`for (const e of document.querySelectorAll("main > section:not([aria-labelledby=label])")) e.remove()`))
+	b.look("verifier-label", 1024, "light")
+}
+
 func TestBrowserEmptyFleet(t *testing.T) {
 	m := newMemory()
 	server := serve(t, m, 0)
