@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -52,6 +53,8 @@ Commands:
   provision  give this device its identity and, without a TPM, its key; idempotent
   csr        print a certificate request for the device key (for other brokers)
   status     ask the enforcer for the state of the pause
+  dry-run    say what each step of a pause would do now, and do none of them (--json
+             for programs); as root, as enforce, sees what it may not otherwise
   resume     end a pause without network: show its challenge and take the operator's
              answer at this console, or hand in a signed order: resume FILE, - for stdin
   version    print the version
@@ -60,6 +63,7 @@ Examples:
   factsd provision -config /etc/miotfacts/factsd.toml
   factsd enforce -config /etc/miotfacts/factsd.toml
   factsd run -config /etc/miotfacts/factsd.toml
+  factsd dry-run -config /etc/miotfacts/factsd.toml --json
 
 Exit codes: 0 success, 1 ended with an error, 2 wrong use or configuration,
 3 something needed is missing (TPM, key, state, socket).
@@ -93,6 +97,9 @@ func mainCode(args []string, stdout, stderr io.Writer) int {
 func dispatch(args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "resume" {
 		return console(args[1:], stdout)
+	}
+	if len(args) > 0 && args[0] == "dry-run" {
+		return rehearse(args[1:], stdout, stderr)
 	}
 	commands := map[string]func(context.Context, *config, *slog.Logger, io.Writer) error{
 		"run": run, "enforce": enforce, "provision": provision, "status": status, "csr": csr,
@@ -138,6 +145,29 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return command(ctx, c, log, stdout)
+}
+
+// rehearse looks at the chain.
+func rehearse(args []string, stdout, stderr io.Writer) error {
+	isJSON := func(arg string) bool { return arg == "-json" || arg == "--json" }
+	asJSON := slices.ContainsFunc(args, isJSON)
+	path, rest, err := arguments(slices.DeleteFunc(slices.Clone(args), isJSON))
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage)
+		return nil
+	case err != nil || len(rest) > 0:
+		return fail(exitUsage, "run factsd -h", errors.Join(err, fmt.Errorf("cannot use arguments %q", args)))
+	}
+	c, err := readConfig(path)
+	if err != nil {
+		return fail(exitUsage, "every key is explained in configs/factsd.toml", err)
+	}
+	log, err := newLogger("error", stderr)
+	if err != nil {
+		return err
+	}
+	return dryRun(c, asJSON, log, stdout)
 }
 
 // console ends a pause at the console.

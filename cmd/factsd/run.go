@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -140,16 +141,15 @@ func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *a
 	return client.Run(ctx)
 }
 
-// enforce is the process that holds the pause.
-func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
-	log = log.With("process", "enforce")
+// enforcerConfig is what both the enforcer and a look at its chain need.
+func enforcerConfig(c *config, log *slog.Logger) (failsafe.Config, error) {
 	roots, err := c.roots()
 	if err != nil {
-		return fail(exitNeeds, "copy the root public keys to the device", err)
+		return failsafe.Config{}, fail(exitNeeds, "copy the root public keys to the device", err)
 	}
 	ueid, err := readIdentity(c)
 	if err != nil {
-		return fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
+		return failsafe.Config{}, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
 	}
 	broker := ""
 	if u, err := url.Parse(c.Broker.URL); err == nil {
@@ -157,16 +157,23 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	}
 	verifier, err := failsafe.VerifierPeers(c.Enforcer.Verifier, broker)
 	if err != nil {
-		return fail(exitUsage, "write addresses as in configs/factsd.toml", fmt.Errorf("enforcer.verifier: %w", err))
+		return failsafe.Config{}, fail(exitUsage, "write addresses as in configs/factsd.toml", fmt.Errorf("enforcer.verifier: %w", err))
 	}
-	config := failsafe.Config{
+	return failsafe.Config{
 		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.enforcerUIDs...),
 		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
 		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
 		Verifier: verifier, Network: "/proc/1/ns/net", Sysfs: c.Enforcer.Sysfs, Hooks: reference.HookDir,
-		// What is ordered after the enforcer starts once a pause is in force again.
-		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
+	}, nil
+}
+
+// enforce is the process that holds the pause.
+func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
+	log = log.With("process", "enforce")
+	config, err := enforcerConfig(c, log)
+	if err != nil {
+		return err
 	}
 	hardware, err := openHardwareWatchdog(c.Enforcer.Watchdog)
 	if err != nil {
@@ -174,6 +181,8 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	}
 	supervisor := newWatchdog()
 	config.Alive = func() { supervisor.alive(); hardware.alive() }
+	// What is ordered after the enforcer starts once a pause is in force again.
+	config.Ready = func() { daemon.SdNotify(false, daemon.SdNotifyReady) }
 	if c.Enforcer.NV && c.Key.TPM != "" {
 		t, err := openTPM(c)
 		if err != nil {
@@ -204,6 +213,33 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 		hardware.close()
 	}
 	return err
+}
+
+// dryRun prints what each step of the chain would do.
+func dryRun(c *config, asJSON bool, log *slog.Logger, out io.Writer) error {
+	config, err := enforcerConfig(c, log)
+	if err != nil {
+		return err
+	}
+	steps, err := failsafe.DryRun(context.Background(), config)
+	if err != nil {
+		return fail(exitNeeds, "it opens the manifest and the key lists that the configuration names", err)
+	}
+	if asJSON {
+		return json.NewEncoder(out).Encode(steps)
+	}
+	for i, s := range steps {
+		fmt.Fprintf(out, "%d. %s\n   now:    %s\n", i+1, strings.TrimSpace(s.Do+" "+s.Target), s.Now)
+		if s.Refuse != "" {
+			fmt.Fprintf(out, "   fails:  %s\n", s.Refuse)
+			continue
+		}
+		fmt.Fprintf(out, "   pause:  %s, within %d ms\n   resume: %s\n", s.Would, s.Within, s.Undo)
+	}
+	if len(steps) == 0 {
+		fmt.Fprintln(out, "the manifest has no steps")
+	}
+	return nil
 }
 
 // status prints what the enforcer says.
