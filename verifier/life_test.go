@@ -30,6 +30,7 @@ func pumpLabel(t testing.TB, change ...func(*label.Label)) *label.Label {
 	l, problems := label.Author(data)
 	if l == nil {
 		t.Fatal(problems)
+		return nil
 	}
 	num := func(n int64) *int64 { return &n }
 	l.Model = "pump-1"

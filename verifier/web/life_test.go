@@ -22,6 +22,7 @@ func labelled(t testing.TB, b byte) verifier.Device {
 	l, problems := label.Author(data)
 	if l == nil {
 		t.Fatal(problems)
+		return verifier.Device{}
 	}
 	date, err := l.BestBefore(label.Observation{On: label.DayOf(now), Amounts: map[label.Kind]uint32{
 		label.CriticalFlaws: 2, label.HotHours: 1000, label.UpdateObserved: 90,
