@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/miotfacts/miotfacts/appraise"
@@ -67,6 +70,7 @@ type leaveOneOut struct {
 
 func newSimulateCommand() *cobra.Command {
 	var asJSON, leaveOut bool
+	var plotDir string
 	var percent int64
 	c := &cobra.Command{
 		Use:   "simulate MANIFEST RECORDING...",
@@ -81,13 +85,18 @@ than was counted with 95 % probability: a recording of a minute without an alarm
 little about a year. Facts that a recording does not have, those of the application
 among them, are listed and not counted.
 
+--plot draws what the recordings show of each number that the manifest has a range
+for, with the bands of the stages.
+
 --leave-one-out asks how good drafts are: for each run it drafts a manifest from all
 the others, and counts what that draft makes of the run.`,
 		Example: `  factsctl simulate pump-1.toml golden.jsonl
+  factsctl simulate pump-1.toml golden.jsonl --plot pictures
   factsctl simulate pump-1.manifest a.jsonl b.jsonl --leave-one-out --json`,
 		Args: cobra.MinimumNArgs(2),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: one object")
+	c.Flags().StringVar(&plotDir, "plot", "", "`folder` for a picture (SVG) of each fact with a range")
 	c.Flags().BoolVar(&leaveOut, "leave-one-out", false, "check drafts of all runs but one against that one")
 	c.Flags().Int64Var(&percent, "margin", 25, "margin of these drafts, in `percent`")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -107,6 +116,16 @@ the others, and counts what that draft makes of the run.`,
 			recs = append(recs, rec)
 		}
 		s, err := simulate(m, recs)
+		if err == nil && plotDir != "" {
+			var pictures map[string][]byte
+			if pictures, err = plots(m, recs); err == nil {
+				for _, name := range slices.Sorted(maps.Keys(pictures)) {
+					if err := write(c, filepath.Join(plotDir, name+".svg"), pictures[name]); err != nil {
+						return err
+					}
+				}
+			}
+		}
 		if err == nil && leaveOut {
 			s.LeaveOut, err = leaveEachOut(m, recs, percent*10)
 		}
