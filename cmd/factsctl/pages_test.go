@@ -36,7 +36,7 @@ func TestPages(t *testing.T) {
 	software := []string{"--sbom", configs + "label-example.cdx.json", "--vulnerabilities", configs + "label-example-vulnerabilities"}
 	pages := []struct {
 		name    string // of the page, and of its picture in docs
-		picture int64 // its height; 0: none
+		picture int64  // its height; 0: none
 		args    []string
 	}{
 		{"label-plain", 0, []string{"label", "render", in("w.label"), "--out"}},
