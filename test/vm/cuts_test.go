@@ -11,10 +11,7 @@ import (
 
 // cuts presses the reset button while the device pauses and while it resumes.
 func cuts(ctx context.Context, b *bench, _ *kit, d *device) {
-	n := 1
-	if b.deep {
-		n = 20
-	}
+	n := b.cuts
 	b.check(d.v.name, "power cut in mid-pause: paused, application not started", func() (string, error) {
 		for i := range n {
 			if err := d.cutInPause(ctx); err != nil {
@@ -23,6 +20,7 @@ func cuts(ctx context.Context, b *bench, _ *kit, d *device) {
 			if _, err := d.resume(ctx); err != nil {
 				return "", fmt.Errorf("resume after cut %d: %w", i+1, err)
 			}
+			b.t.Logf("in mid-pause: %d of %d", i+1, n)
 		}
 		return fmt.Sprintf("%d of %d", n, n), nil
 	})
@@ -36,6 +34,7 @@ func cuts(ctx context.Context, b *bench, _ *kit, d *device) {
 			if p {
 				paused++
 			}
+			b.t.Logf("in mid-resume: %d of %d, %d paused", i+1, n, paused)
 		}
 		return fmt.Sprintf("%d of %d; %d came up paused, %d in integration", n, n, paused, n-paused), nil
 	})

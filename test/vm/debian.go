@@ -103,6 +103,35 @@ func (c *cache) trees(ctx context.Context) (root, boot string, err error) {
 	return root, boot, os.WriteFile(c.path("made-"+key), nil, 0o644)
 }
 
+// otherKernel is another one than the machines'.
+const otherKernel = "linux-image-cloud-arm64"
+
+// other returns the folder with the unpacked other kernel, made once.
+func (c *cache) other(ctx context.Context) (string, error) {
+	dir := c.path("other-" + otherKernel)
+	if _, err := os.Stat(dir + ".made"); err == nil {
+		return dir, nil
+	}
+	apt, err := c.isolatedApt()
+	if err != nil {
+		return "", err
+	}
+	archives := c.path("archives-other")
+	defer os.RemoveAll(archives)
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(archives), os.MkdirAll(archives+"/partial", 0o755), apt(ctx, "update"),
+		apt(ctx, "-y", "-o", "Dir::Cache::archives="+archives, "--download-only", "install", otherKernel)); err != nil {
+		return "", err
+	}
+	deb, err := one(archives + "/linux-image-[0-9]*.deb")
+	if err != nil {
+		return "", err
+	}
+	if err := extract(ctx, dir, []string{deb}); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(dir+".made", nil, 0o644)
+}
+
 // isolatedApt returns an apt-get for arm64 with lists, status and archives of
 // its own, so that this machine's stay as they are.
 func (c *cache) isolatedApt() (func(context.Context, ...string) error, error) {

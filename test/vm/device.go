@@ -196,9 +196,9 @@ func (d *device) asPredicted(ctx context.Context) (string, error) {
 
 // digest returns the digest over the boot's PCRs, as a manifest accepts it. What was
 // predicted stands as it was: the quote has to agree with it.
-func (d *device) digest(ctx context.Context) (string, error) {
+func (d *device) digest(ctx context.Context, pcrs []int) (string, error) {
 	h := sha256.New()
-	for _, n := range bootPCRs {
+	for _, n := range pcrs {
 		text, err := d.m.run(ctx, fmt.Sprintf("cat /sys/class/tpm/tpm0/pcr-sha256/%d", n))
 		if err != nil {
 			return "", err
@@ -223,15 +223,29 @@ func (d *device) medical() string {
 	return "system.slice/medical.service"
 }
 
+// An edition is what differs between the manifests of one device.
+type edition struct {
+	sequence int
+	every    string // between routine reports, "2s"
+	boot     string // TOML: what the TPM must prove
+	rules    string // TOML: further rules
+}
+
+// release is the rule of the kernel that runs.
+func (d *device) release(ctx context.Context) (string, error) {
+	release, err := d.m.run(ctx, "uname -r")
+	return fmt.Sprintf("[[integration]]\nfact = \"software.kernel\"\nequal = %q\n", release), err
+}
+
 // sign makes and signs the manifest, from what the golden boot looked like.
 func (d *device) sign(ctx context.Context, sequence int) error {
-	release, err := d.m.run(ctx, "uname -r")
+	release, err := d.release(ctx)
 	if err != nil {
 		return err
 	}
 	boot := ""
 	if !d.v.noTPM {
-		digest, err := d.digest(ctx)
+		digest, err := d.digest(ctx, bootPCRs[:])
 		if err != nil {
 			return err
 		}
@@ -244,13 +258,18 @@ func (d *device) sign(ctx context.Context, sequence int) error {
 		}
 		boot = fmt.Sprintf("[boot]\npcrs = %s\naccept = [%s]\n", strings.ReplaceAll(fmt.Sprint(bootPCRs), " ", ", "), strings.Join(quoted, ", "))
 	}
+	return d.author(edition{sequence: sequence, every: "2s", boot: boot, rules: release})
+}
+
+// author writes, lints and signs a manifest.
+func (d *device) author(e edition) error {
 	text := fmt.Sprintf(`version = 1
 vendor = %q
 model = %q
 sequence = %d
 valid = { from = 2026-01-01, until = 2035-12-31 }
 enforce = "pause"
-report_every = "2s"
+report_every = %q
 resume = { signers = 1, lifetime = "1h" }
 %s
 [[app]]
@@ -267,10 +286,7 @@ unit = "1"
 min = 0
 max = 1000000000
 
-[[integration]]
-fact = "software.kernel"
-equal = %q
-
+%s
 [[operating]]
 fact = "app.flow"
 min = 0
@@ -293,15 +309,44 @@ within = "2s"
 do = "freeze"
 target = %q
 within = "5s"
-`, lab.Vendor, lab.Model, sequence, boot, release, d.medical())
+`, lab.Vendor, lab.Model, e.sequence, e.every, e.boot, e.rules, d.medical())
 	if err := d.Write("manifest.toml", text); err != nil {
 		return err
 	}
 	if out, err := d.Ctl("factsctl", "manifest", "lint", d.Path("manifest.toml")); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	_, err = d.Ctl("factsctl", "manifest", "sign", d.Path("manifest.toml"), "--key", d.Path("manifest.key"), "--out", d.Path("manifest.cbor"))
+	_, err := d.Ctl("factsctl", "manifest", "sign", d.Path("manifest.toml"), "--key", d.Path("manifest.key"), "--out", d.Path("manifest.cbor"))
 	return err
+}
+
+// publish gives device and hospital another manifest, and waits until the device
+// operates with it.
+func (d *device) publish(ctx context.Context, e edition) error {
+	if err := d.author(e); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(d.Path("manifest.cbor"))
+	if err != nil {
+		return err
+	}
+	if err := d.hospital(); err != nil {
+		return err
+	}
+	packed, err := tarball(map[string][]byte{"var/lib/miotfacts/manifest.cbor": data})
+	if err != nil {
+		return err
+	}
+	seen := d.Device(d.id).Sequence
+	out, code, err := d.m.link.run(ctx, "set -e; tar -x -C /; sync; systemctl restart factsd-enforce factsd", packed, 5*time.Minute)
+	if err != nil || code != 0 {
+		return errors.Join(err, fmt.Errorf("cannot put the manifest in place: exit status %d: %s", code, out))
+	}
+	if !d.Until("", 5*time.Minute, func() bool { v := d.Device(d.id); return v.Sequence > seen && v.Stage == "operating" }) {
+		v := d.Device(d.id)
+		return fmt.Errorf("with manifest %d: stage %q, tier %s, findings %v", e.sequence, v.Stage, v.Tier, v.Findings)
+	}
+	return nil
 }
 
 // dismiss stops the verifier.

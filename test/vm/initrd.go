@@ -154,7 +154,7 @@ func initrd(boot, extra string) ([]byte, error) {
 	a.add("init", 0o755, []byte(initScript))
 	lists := map[string][]string{
 		"early": t.closure([]string{"sha512_generic", "tpm_tis_core", "tpm_tis"}),
-		"late":  t.closure([]string{"virtio_blk", "virtio_net", "virtio_console", "virtio_mmio"}),
+		"late":  t.closure([]string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_mmio"}),
 	}
 	done := map[string]bool{}
 	for _, name := range []string{"early", "late"} {

@@ -112,6 +112,32 @@ func newKit(ctx context.Context, repo, dir string) (*kit, error) {
 	return k, k.busyboxRoot(ctx, repo, debs, guest)
 }
 
+// other returns another kernel than the machines', and its initial root.
+func (k *kit) other(ctx context.Context) (kernel, root string, err error) {
+	c, err := openCache()
+	if err != nil {
+		return "", "", err
+	}
+	boot, err := c.other(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	image, err := one(boot + "/boot/vmlinuz-*")
+	if err != nil {
+		return "", "", err
+	}
+	// busybox is the same.
+	if err := errors.Join(os.MkdirAll(boot+"/usr/bin", 0o755), program(ctx, nil, "cp", filepath.Join(k.boot, "bin/busybox"), boot+"/bin/busybox")); err != nil {
+		return "", "", err
+	}
+	data, err := initrd(boot, "")
+	if err != nil {
+		return "", "", err
+	}
+	kernel, root = filepath.Join(k.dir, "other-kernel"), filepath.Join(k.dir, "other-initrd")
+	return kernel, root, errors.Join(program(ctx, nil, "cp", image, kernel), os.WriteFile(root, data, 0o644))
+}
+
 // one returns the one file that a pattern finds.
 func one(pattern string) (string, error) {
 	found, err := filepath.Glob(pattern)
@@ -171,6 +197,9 @@ func (k *kit) packages(ctx context.Context, dir, debs string) error {
 	if err := program(ctx, nil, "cp", deb, filepath.Join(dir, "opt/packages/factsd.deb")); err != nil {
 		return err
 	}
+	if err := k.next(ctx, deb, filepath.Join(dir, "opt/packages/factsd-next.deb")); err != nil {
+		return err
+	}
 	armhf, err := one(debs + "/factsd_*_armhf.deb")
 	if err != nil {
 		return err
@@ -180,6 +209,22 @@ func (k *kit) packages(ctx context.Context, dir, debs string) error {
 		return err
 	}
 	return program(ctx, nil, "cp", other+"/usr/bin/factsd", filepath.Join(dir, "opt/factsd-armv7"))
+}
+
+// next makes a later version of a package, with an agent that says so.
+func (k *kit) next(ctx context.Context, deb, to string) error {
+	dir := filepath.Join(k.dir, "next")
+	defer os.RemoveAll(dir)
+	if err := program(ctx, nil, "dpkg-deb", "-R", deb, dir); err != nil {
+		return err
+	}
+	if err := program(ctx, nil, "sed", "-i", "s/^Version: .*/Version: 0.2.0-1/", dir+"/DEBIAN/control"); err != nil {
+		return err
+	}
+	if err := program(ctx, nil, "env", "CGO_ENABLED=0", "GOARCH=arm64", "go", "build", "-C", k.source, "-trimpath", "-ldflags", "-s -w -X main.version=0.2.0", "-o", dir+"/usr/bin/factsd", "./cmd/factsd"); err != nil {
+		return err
+	}
+	return program(ctx, nil, "dpkg-deb", "-Znone", "--root-owner-group", "-b", dir, to)
 }
 
 // extractInto unpacks a package over a root whose /lib is a link.

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 )
 
 // A trial is a set of checks for which one variant is enough. Each begins with the
@@ -21,14 +23,29 @@ func trials() []trial {
 		{"network", false, network},
 		{"cuts", false, cuts},
 		{"changed", true, changed},
+		{"watchdog", true, watchdogs},
+		{"memory", true, memory},
+		{"packages", true, packages},
+		{"slots", true, slots},
+		{"clock", true, clock},
 	}
 }
 
-// full runs the trials that TRIALS, a regular expression, names.
+// full runs the trials that TRIALS, a regular expression, names. CUTS is another
+// number of power cuts.
 func (b *bench) full(ctx context.Context, k *kit, d *device, how string) error {
 	which, err := regexp.Compile("^(" + os.Getenv("TRIALS") + ")")
 	if err != nil {
 		return err
+	}
+	b.cuts = 1
+	if how == "all" {
+		b.cuts = 20
+	}
+	if n := os.Getenv("CUTS"); n != "" {
+		if b.cuts, err = strconv.Atoi(n); err != nil {
+			return fmt.Errorf("CUTS: %w", err)
+		}
 	}
 	var begin *moment
 	for _, t := range trials() {
@@ -45,7 +62,6 @@ func (b *bench) full(ctx context.Context, k *kit, d *device, how string) error {
 				return err
 			}
 		}
-		b.deep = how == "all"
 		failed := len(b.results)
 		t.run(ctx, b, k, d)
 		for _, r := range b.results[failed:] {

@@ -55,7 +55,7 @@ type result struct {
 // A bench runs checks and keeps what they found.
 type bench struct {
 	t       *testing.T
-	deep    bool // all of it: make test-vm-all
+	cuts    int // of the power, at each place
 	results []result
 }
 
