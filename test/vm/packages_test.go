@@ -110,7 +110,7 @@ func (d *device) goesOn(seen uint64) error {
 // package. The agent must be one or the other, whole, and go on where it was.
 func (d *device) cutUpdates(ctx context.Context, b *bench, dpkg func(string) string, old string) (string, error) {
 	m, n := d.m, b.cuts
-	text, err := m.run(ctx, "a=$(cut -d' ' -f1 /proc/uptime); "+dpkg("-i "+coming)+" >/dev/null; b=$(cut -d' ' -f1 /proc/uptime); sync; echo $a $b")
+	text, err := m.run(ctx, "a=$(cut -d' ' -f1 /proc/uptime); { "+dpkg("-i "+coming)+"; } >/dev/null; b=$(cut -d' ' -f1 /proc/uptime); sync; echo $a $b")
 	if err != nil {
 		return "", err
 	}
@@ -126,7 +126,7 @@ func (d *device) cutUpdates(ctx context.Context, b *bench, dpkg func(string) str
 		}
 		after := (to - from) * float64(i+1) / float64(n+1)
 		seen := d.Device(d.id).Sequence
-		if _, err := m.run(ctx, fmt.Sprintf("(%s >/dev/null &) ; sleep %.2f", dpkg("-i "+next), after)); err != nil {
+		if _, err := m.run(ctx, fmt.Sprintf("({ %s; } >/dev/null &) ; sleep %.2f", dpkg("-i "+next), after)); err != nil {
 			return "", err
 		}
 		at := strconv.FormatFloat(after, 'f', 2, 64) + " s after the begin of the update"
