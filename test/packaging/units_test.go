@@ -111,7 +111,7 @@ func TestUnitsSayWhatTheyMust(t *testing.T) {
 	for unit, want := range map[string][]string{
 		"factsd-enforce.service": {"Type=notify", "PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "Restart=always", "StartLimitIntervalSec=0",
 			"StateDirectory=miotfacts", "RuntimeDirectory=miotfacts", "Before=factsd.service multi-user.target shutdown.target",
-			"SystemCallFilter=@chown adjtimex clock_adjtime clock_adjtime64", "SystemCallFilter=sched_setattr sched_getattr", "LimitRTPRIO=99", "LimitMEMLOCK=infinity"},
+			"SystemCallFilter=@chown adjtimex clock_adjtime clock_adjtime64", "SystemCallFilter=sched_setattr sched_getattr", "SystemCallFilter=seccomp", "LimitRTPRIO=99", "LimitMEMLOCK=infinity"},
 		"factsd.service": {"Type=notify", "User=factsd", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "Restart=always", "StartLimitIntervalSec=0",
 			"WatchdogSec=30", "StateDirectory=miotfacts/run miotfacts/spool", "After=factsd-enforce.service network.target",
 			"SystemCallFilter=adjtimex clock_adjtime clock_adjtime64", "SystemCallFilter=seccomp"},
