@@ -155,7 +155,10 @@ func (a *Agent) alarmAllowed(now time.Time) bool {
 // bootKnown reports whether no boot fact is still to come.
 func (a *Agent) bootKnown() bool {
 	for _, d := range a.vocab.Defs() {
-		if d.Cadence == facts.Boot && a.snapshot.Reading(d.Key).Status == facts.Pending {
+		if d.Cadence != facts.Boot {
+			continue
+		}
+		if s := a.snapshot.Reading(d.Key).Status; s == facts.Pending || s == facts.Stale {
 			return false
 		}
 	}

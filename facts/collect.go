@@ -281,12 +281,20 @@ func (c *Collector) take(s *slot) {
 		if r.Status == Pending || r.Status == Stale {
 			s.settled = false
 		}
+		if s.src.Cadence() == Boot {
+			r.Value = r.Value.Clone() // it outlasts the source's next read
+		}
 		c.readings[s.places[i]] = r
 	}
 }
 
+// mark says why a source has no readings. What was read of the boot stays: it
+// does not change because another fact of its source is still to come.
 func (c *Collector) mark(s *slot, st Status, reason string) {
 	for i, k := range s.keys {
+		if r := c.readings[s.places[i]]; s.src.Cadence() == Boot && r.Status == OK && r.Value.Kind() != 0 {
+			continue
+		}
 		c.readings[s.places[i]] = Reading{Key: k, Status: st, Reason: reason}
 	}
 }

@@ -240,6 +240,46 @@ func TestStuckInTheMiddle(t *testing.T) {
 	})
 }
 
+// What was read of the boot stays known while another fact of its source is still
+// to come, also when the source does not answer in time.
+func TestBootFactsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		text := []byte("loader")
+		src := &source{name: "boot", cadence: facts.Boot, keys: []facts.Key{1, 2}}
+		src.read = func(dst []facts.Reading) []facts.Reading {
+			if src.calls == 2 {
+				copy(text, "......")
+				<-release
+			}
+			late := facts.Reading{Key: 2, Status: facts.Pending, Reason: "to come"}
+			if src.calls > 2 {
+				late = facts.Reading{Key: 2, Value: facts.IntValue(5)}
+			}
+			return append(dst, facts.Reading{Key: 1, Value: facts.BytesValue(text)}, late)
+		}
+		c, err := facts.NewCollector([]facts.Source{src}, 100*time.Millisecond, func() int64 { return 5 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for round, late := range []facts.Status{facts.Pending, facts.Stale, facts.Stale} {
+			s := c.Collect(time.Now())
+			if r := s.Reading(1); r.Status != facts.OK || string(r.Value.Bytes()) != "loader" {
+				t.Errorf("round %d: the fact that was read is %+v", round, r)
+			}
+			if r := s.Reading(2); r.Status != late {
+				t.Errorf("round %d: the other is %+v, want %s", round, r, late)
+			}
+		}
+		close(release)
+		synctest.Wait()
+		if r := c.Collect(time.Now()).Reading(2); r.Status != facts.OK || r.Value.Int() != 5 {
+			t.Errorf("when it is there: %+v", r)
+		}
+	})
+}
+
 func TestRoundMakesNoGarbage(t *testing.T) {
 	c, err := facts.NewCollector([]facts.Source{
 		&source{name: "a", cadence: facts.Fast, keys: []facts.Key{9}, read: constant(9, 1)},

@@ -292,7 +292,7 @@ func (j *judge) folded(rule reference.Rule, claim appraise.Verdict) (facts.Folde
 	}
 	x := j.boot.Folded(rule.Fact)
 	// What was not known when the boot was reported may be known by now.
-	if x.Status == facts.Pending && claim != appraise.NotAppraised {
+	if (x.Status == facts.Pending || x.Status == facts.Stale) && claim != appraise.NotAppraised {
 		return facts.Folded{}, 0, false
 	}
 	return x, 0, true

@@ -136,6 +136,15 @@ func TestFindings(t *testing.T) {
 			code: verifier.ReasonClaim, tier: contra, words: "claims to operate, and a fail-safe extreme", whole: contra},
 		{name: "operates though its boot deviates", kind: attest.KindBoot, device: func(d *verifiertest.Device) { d.Set(verifiertest.BootTotal, facts.IntValue(60_000)) },
 			code: verifier.ReasonClaim, tier: contra, words: "claims to operate, and its boot deviates: integration: boot.total is 60000 ms", whole: contra},
+		{name: "boot report came before the fact was read", device: func(d *verifiertest.Device) {
+			d.Reboot()
+			boot := d.Report(attest.KindBoot)
+			delete(boot.Body.Facts, verifiertest.BootTotal)
+			boot.Body.Gaps = map[facts.Key]attest.Gap{verifiertest.BootTotal: {Status: facts.Stale, Reason: "no answer within 100ms"}}
+			claim(boot, integration, 0, appraise.NotAppraised)
+			boot.Body.Stage = integration
+			d.Accepted(verifiertest.Encode(d.Fleet, d.Seal(boot)))
+		}, code: verifier.ReasonNotAppraised, tier: warn, words: "1 rules rest on the device's word", whole: warn},
 		{name: "boot report is missing", device: func(d *verifiertest.Device) { d.Reboot() },
 			code: verifier.ReasonNotAppraised, tier: warn, words: "1 rules rest on the device's word", whole: warn},
 	} {
