@@ -106,6 +106,7 @@ type Matcher struct {
 	statements map[string][]statement // by document
 	ratings    map[string]rating      // by identifier
 	withdrawn  map[string]bool
+	named      map[string][]int // components by the short names of their packages and sources
 	count      int
 	strange    map[string]int // what was not compared
 }
@@ -115,7 +116,14 @@ type Matcher struct {
 func NewMatcher(bom *BOM, device Device) (*Matcher, error) {
 	m := &Matcher{
 		bom: bom, device: device, issued: map[string]string{}, statements: map[string][]statement{},
-		ratings: map[string]rating{}, withdrawn: map[string]bool{}, strange: map[string]int{},
+		ratings: map[string]rating{}, withdrawn: map[string]bool{}, strange: map[string]int{}, named: map[string][]int{},
+	}
+	for i, c := range bom.Components {
+		for _, q := range sources(c.purl) {
+			if c.purl.name != "" {
+				m.named[q.short()] = append(m.named[q.short()], i)
+			}
+		}
 	}
 	if bom.root.get("vulnerabilities").there() {
 		if err := m.cyclonedx(bom.root, "the bill of materials"); err != nil {
@@ -158,11 +166,12 @@ func (m *Matcher) Add(data []byte) error {
 	return nil
 }
 
-// newer reports whether a document takes the place of the one of that name, which
-// it forgets then.
+// newer reports whether a document counts, by when it was issued, and forgets the
+// older one of that name. Of two that were issued at the same time both count.
 func (m *Matcher) newer(id, issued string) bool {
-	if before, ok := m.issued[id]; ok && before > issued {
-		return false
+	before, ok := m.issued[id]
+	if ok && before >= issued {
+		return before == issued
 	}
 	m.issued[id] = issued
 	m.count -= len(m.statements[id])

@@ -33,7 +33,7 @@ func (m *Matcher) csaf(n node) error {
 		n.doc.fail(d.at+".csaf_version", "%q is not 2.0", v)
 	}
 	id := d.get("publisher", "namespace").must() + " " + d.get("tracking", "id").must()
-	if !m.newer(id, d.get("tracking", "current_release_date").must()) || n.doc.err != nil {
+	if issued := d.get("tracking", "current_release_date").time(); n.doc.err != nil || !m.newer(id, issued) {
 		return n.doc.err
 	}
 	products, groups := csafProducts(n.get("product_tree"))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -174,6 +175,15 @@ func (n node) must() string {
 		n.doc.fail(n.at, "missing or empty")
 	}
 	return s
+}
+
+// time returns a time (RFC 3339) in a form whose order is that of time.
+func (n node) time() string {
+	t, err := time.Parse(time.RFC3339, n.must())
+	if err != nil {
+		n.doc.fail(n.at, "%.40q is no time such as 2026-01-31T12:00:00Z", n.text())
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.000000000")
 }
 
 func (n node) texts() []string {

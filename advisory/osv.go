@@ -9,14 +9,14 @@ import (
 
 // osv takes an entry of the Open Source Vulnerability format in.
 func (m *Matcher) osv(n node) error {
-	id, modified := n.get("id").must(), n.get("modified").must()
+	id, modified := n.get("id").must(), n.get("modified").time()
 	aliases := n.get("aliases").texts()
 	if up := n.get("upstream").texts(); len(up) == 1 { // an entry of a distribution about one vulnerability
 		aliases = append(aliases, up...)
 	} else if len(up) > 1 {
 		aliases = nil
 	}
-	if !m.newer(id, modified) {
+	if n.doc.err != nil || !m.newer(id, modified) {
 		return n.doc.err
 	}
 	if n.get("withdrawn").text() != "" {
@@ -38,11 +38,13 @@ func (m *Matcher) osv(n node) error {
 			continue
 		}
 		own := osvSeverity(a.get("severity"))
-		for i, c := range m.bom.Components {
-			if c.purl.name == "" {
-				continue
-			}
-			for _, q := range sources(c.purl) {
+		candidates := slices.Clone(m.named[wanted(ecosystem, name).short()])
+		if hasPURL {
+			candidates = append(candidates, m.named[p.short()]...)
+		}
+		slices.Sort(candidates)
+		for _, i := range slices.Compact(candidates) {
+			for _, q := range sources(m.bom.Components[i].purl) {
 				if !q.inEcosystem(ecosystem, name) && !(hasPURL && p.key() == q.key() && sameRelease(p.qualifiers["distro"], q.qualifiers["distro"])) {
 					continue
 				}
@@ -94,7 +96,7 @@ func osvAffects(a node, p purl) (affected bool, why string) {
 			compare = semver
 		case "ECOSYSTEM":
 		case "GIT":
-			if len(ranges) == 1 { // names commits; the versions that have them are not in the list
+			if !slices.ContainsFunc(ranges, func(r node) bool { return r.get("type").text() != "GIT" }) { // the versions that have them are not in the list
 				undecided = "it names commits only: not compared"
 			}
 			continue

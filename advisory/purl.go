@@ -86,6 +86,9 @@ func (p *purl) normalise() {
 	}
 }
 
+// short is a part of key that finds packages fast, whatever their namespace.
+func (p purl) short() string { return p.kind + "/" + p.name }
+
 // key is what two packages must share to be the same one in any version.
 func (p purl) key() string { return p.kind + "/" + p.namespace + "/" + p.name }
 
@@ -120,17 +123,14 @@ func (p purl) comparable() string {
 	return p.version
 }
 
-// inEcosystem reports whether p can be a package of an ecosystem of OSV with that
-// name. The release of a distribution counts where both sides name one.
-func (p purl) inEcosystem(ecosystem, name string) bool {
-	family, release, _ := strings.Cut(ecosystem, ":")
+// wanted returns the package of an ecosystem of OSV with that name, without a kind
+// where the ecosystem is not known.
+func wanted(ecosystem, name string) purl {
+	family, _, _ := strings.Cut(ecosystem, ":")
 	want := purl{name: name}
-	kind, namespaces := ecosystemOf(family)
-	want.kind = kind
-	switch kind {
-	case "":
-		return false
-	case "golang", "npm", "composer", "githubactions":
+	want.kind, _ = ecosystemOf(family)
+	switch want.kind {
+	case "golang", "npm", "composer":
 		if at := strings.LastIndexByte(name, '/'); at >= 0 {
 			want.namespace, want.name = name[:at], name[at+1:]
 		}
@@ -138,7 +138,16 @@ func (p purl) inEcosystem(ecosystem, name string) bool {
 		want.namespace, want.name, _ = strings.Cut(name, ":")
 	}
 	want.normalise()
-	if want.kind != p.kind || want.name != p.name {
+	return want
+}
+
+// inEcosystem reports whether p can be a package of an ecosystem of OSV with that
+// name. The release of a distribution counts where both sides name one.
+func (p purl) inEcosystem(ecosystem, name string) bool {
+	family, release, _ := strings.Cut(ecosystem, ":")
+	_, namespaces := ecosystemOf(family)
+	want := wanted(ecosystem, name)
+	if want.kind == "" || want.kind != p.kind || want.name != p.name {
 		return false
 	}
 	if namespaces == nil {
