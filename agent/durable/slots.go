@@ -2,6 +2,7 @@ package durable
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -50,8 +51,10 @@ func (s *Slots) Read() (data []byte, damaged bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot read state: %w", err)
 	}
+	var numbers [2]uint64
 	for i := range 2 {
 		number, content, err := parseSlot(all[i*s.size():][:s.size()], s.limit)
+		numbers[i] = number
 		switch {
 		case err != nil || number != 0 && number%2 != uint64(i):
 			damaged = true
@@ -61,7 +64,8 @@ func (s *Slots) Read() (data []byte, damaged bool, err error) {
 	}
 	switch {
 	case s.number > 0:
-		return data, damaged, nil
+		// The other slot has the write before; an empty one has lost it.
+		return data, damaged || numbers[(s.number+1)%2] != s.number-1, nil
 	case damaged:
 		return nil, true, fmt.Errorf("cannot read %s: %w: no slot is whole", s.path, ErrDamaged)
 	}
@@ -141,15 +145,17 @@ func (s *Slots) open() error {
 		s.f.Close()
 		s.f = nil
 	}
-	number := s.number
-	if _, _, err := s.Read(); err != nil && s.number == 0 {
+	_, _, err := s.Read()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) {
+		return err // it may be whole, and cannot be read now
+	}
+	if err != nil {
 		// Absent, damaged or never written. The blocks are taken now, not in the
 		// middle of a write in place.
 		if err := replace(s.path, make([]byte, 2*s.size()), s.mode); err != nil {
 			return err
 		}
 	}
-	s.number = max(s.number, number) // what this process wrote is not numbered anew
 	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -155,6 +155,31 @@ func TestSlotsDamaged(t *testing.T) {
 			t.Errorf("byte %d of both changed: %q, %v", i, got, err)
 		}
 	}
+	// A medium that gives zeros back: the older slot counts, and it is said.
+	zeros := append(make([]byte, half), good[half:]...)
+	if err := os.WriteFile(path, zeros, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := s.Read(); err != nil || string(got) != "one" {
+		t.Errorf("the newest is gone: %q, %v", got, err)
+	}
+	if err := s.Write([]byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write([]byte("three")); err != nil {
+		t.Fatal(err)
+	}
+	three, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(three[half:]) // where "three" is
+	if err := os.WriteFile(path, three, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, damaged, err := s.Read(); err != nil || string(got) != "two" || !damaged {
+		t.Errorf("the newest of three is gone: %q, damaged %v, %v", got, damaged, err)
+	}
 	for _, bad := range [][]byte{nil, good[:half], append(bytes.Clone(good), 0), append(bytes.Clone(good[half:]), good[:half]...)} {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
