@@ -38,6 +38,7 @@ type Enforcer interface {
 // A Spool keeps messages until the verifier has them; spool.Spool is one.
 type Spool interface {
 	Append(class spool.Class, topic string, payload []byte) (spool.ID, error)
+	Keep(id spool.ID) error
 	Stats() spool.Stats
 }
 

@@ -73,6 +73,8 @@ func (m *memory) Append(class spool.Class, topic string, payload []byte) (spool.
 	return m.messages[len(m.messages)-1].ID, nil
 }
 
+func (m *memory) Keep(spool.ID) error { return nil }
+
 func (m *memory) Stats() spool.Stats { return spool.Stats{} }
 
 func (m *memory) all() []spool.Message {

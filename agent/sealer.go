@@ -49,6 +49,7 @@ type sealer struct {
 	log    *slog.Logger
 	ready  chan struct{}
 	whole  *attest.Report // the newest that has all facts; nil before the first of this process
+	newest spool.ID       // of the chain's end in the spool; 0 when it needs no Keep
 
 	mu      sync.Mutex
 	jobs    []sealJob
@@ -175,6 +176,10 @@ func (s *sealer) do(ctx context.Context, j sealJob) bool {
 		s.mu.Unlock()
 		return true
 	}
+	// The chain's end holds its own message, until it is replaced.
+	if !s.keep(ctx) {
+		return false
+	}
 	for {
 		if err := s.store.setEnd(end); err == nil {
 			break
@@ -185,7 +190,9 @@ func (s *sealer) do(ctx context.Context, j sealJob) bool {
 	if j.report.Whole() {
 		s.whole = j.report
 	}
-	return s.deliver(ctx, j.class, j.topic, end.Message)
+	var stored bool
+	s.newest, stored = s.append(ctx, j.class, j.topic, end.Message)
+	return stored
 }
 
 // seal numbers and signs a report.
@@ -239,13 +246,44 @@ func (s *sealer) seal(j sealJob) (*chainEnd, error) {
 	return &chainEnd{Sequence: b.Sequence, Digest: digestOf(signed), Class: j.class, Topic: j.topic, Message: data}, nil
 }
 
-// deliver stores a message durably, however long the disk refuses.
+// keep makes sure that the newest report survives without the chain's end. Most
+// are with the verifier by then, and the disk is spared.
+func (s *sealer) keep(ctx context.Context) bool {
+	id := s.newest
+	if s.newest = 0; id == 0 {
+		return true
+	}
+	err := s.spool.Keep(id)
+	if err == nil {
+		return true
+	}
+	s.log.Error("cannot keep a message; it is stored anew", "err", err)
+	end := s.store.end
+	return s.deliver(ctx, end.Class, end.Topic, end.Message)
+}
+
+// deliver stores a message that nothing else holds.
 func (s *sealer) deliver(ctx context.Context, class spool.Class, topic string, data []byte) bool {
 	for {
-		if _, err := s.spool.Append(class, topic, data); err == nil {
+		id, ok := s.append(ctx, class, topic, data)
+		if !ok {
+			return false
+		}
+		if err := s.spool.Keep(id); err == nil {
 			return true
 		} else if !s.wait(ctx, "cannot store a message", err) {
 			return false
+		}
+	}
+}
+
+// append stores a message, however long the disk refuses.
+func (s *sealer) append(ctx context.Context, class spool.Class, topic string, data []byte) (spool.ID, bool) {
+	for {
+		if id, err := s.spool.Append(class, topic, data); err == nil {
+			return id, true
+		} else if !s.wait(ctx, "cannot store a message", err) {
+			return 0, false
 		}
 	}
 }

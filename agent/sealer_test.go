@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -65,6 +68,67 @@ func TestFullDiskDelaysReports(t *testing.T) {
 	})
 	if b.agent.store.end.Sequence != 1 {
 		t.Errorf("the chain ends at %d, want 1", b.agent.store.end.Sequence)
+	}
+}
+
+// careful is a spool that wants to know what the chain holds at each call.
+type careful struct {
+	memory
+	chain func() uint64 // sequence of its end on the disk
+	fails int           // of the first calls of Keep
+	calls []string
+}
+
+func (c *careful) Append(class spool.Class, topic string, payload []byte) (spool.ID, error) {
+	id, err := c.memory.Append(class, topic, payload)
+	c.calls = append(c.calls, fmt.Sprintf("append %d at %d", id, c.chain()))
+	return id, err
+}
+
+func (c *careful) Keep(id spool.ID) error {
+	c.calls = append(c.calls, fmt.Sprintf("keep %d at %d", id, c.chain()))
+	if c.fails--; c.fails >= 0 {
+		return errors.New("input/output error")
+	}
+	return nil
+}
+
+// TestAlwaysOnDisk: each report is on the disk at any moment, in the chain's end
+// or in the spool: before the end is replaced, the spool keeps it. Where it
+// cannot, it is stored anew.
+func TestAlwaysOnDisk(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		fails int
+		want  []string
+	}{
+		{"good disk", 0, []string{"append 1 at 1", "keep 1 at 1", "append 2 at 2", "keep 2 at 2", "append 3 at 3"}},
+		{"failing disk", 1, []string{"append 1 at 1", "keep 1 at 1", "append 2 at 1", "keep 2 at 1", "append 3 at 2", "keep 3 at 2", "append 4 at 3"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			disk := &careful{memory: memory{added: make(chan struct{}, 1)}, fails: tc.fails}
+			disk.chain = func() uint64 {
+				s, err := openState(b.cfg.StateDir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s.end.Sequence
+			}
+			s := b.agent.sealer
+			s.spool = disk
+			for range 3 {
+				if !s.do(t.Context(), sealJob{report: b.agent.build(2, nil, b.enforcer.status), class: spool.Routine, topic: "report"}) {
+					t.Fatal("not stored")
+				}
+			}
+			if !slices.Equal(disk.calls, tc.want) {
+				t.Errorf("%q\nwant %q", disk.calls, tc.want)
+			}
+			if got := disk.all(); tc.fails > 0 && !bytes.Equal(got[1].Payload, got[0].Payload) {
+				t.Error("what was stored anew is not the report that could not be kept")
+			}
+		})
 	}
 }
 

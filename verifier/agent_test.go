@@ -65,6 +65,8 @@ func (w *wire) Append(_ spool.Class, topic string, payload []byte) (spool.ID, er
 	return 1, nil
 }
 
+func (w *wire) Keep(spool.ID) error { return nil }
+
 func (w *wire) Stats() spool.Stats { return spool.Stats{} }
 
 type readings struct {

@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child appends and removes until it is killed. It says what it has done on
-// standard output, one write a line: "+ID class" after an Append that returned
-// nil, "-ID" before a Done.
+// child appends, removes and keeps until it is killed. It says what it has done
+// on standard output, one write a line: "+ID class" after an Append that returned
+// nil, "-ID" before a Done, "=ID" after a Keep that returned nil.
 func child(dir string) {
 	s, err := Open(dir, Options{MaxBytes: small})
 	if err != nil {
@@ -53,6 +53,18 @@ func child(dir string) {
 				return
 			}
 		}
+		if rand.N(4) == 0 {
+			fmt.Printf("-%d\n", id)
+			if err := s.Done(id); err != nil {
+				fmt.Println("!", err)
+				return
+			}
+		}
+		if err := s.Keep(id); err != nil {
+			fmt.Println("!", err)
+			return
+		}
+		fmt.Printf("=%d\n", id)
 	}
 }
 
@@ -94,6 +106,7 @@ func TestKilled(t *testing.T) {
 					t.Fatal(line)
 				}
 				removed[id] = true
+			case '=':
 			default:
 				t.Fatal(line)
 			}
@@ -160,8 +173,8 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d kills, %d appends, %+v", kills, appends, s.Stats())
 }
 
-// Each Append is one write and one fdatasync before it returns: what was
-// written and not synced is what a power cut takes.
+// Each Append is one write, and a message that is pending at its Keep has one
+// fdatasync by then: what was written and not synced is what a power cut takes.
 func TestOneWriteOneSync(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "strace")
 	dir := filepath.Join(t.TempDir(), "spool")
@@ -175,7 +188,7 @@ func TestOneWriteOneSync(t *testing.T) {
 		t.Fatalf("cannot trace (apt install strace): %v", err)
 	}
 	scan := bufio.NewScanner(out)
-	for range 100 {
+	for range 200 {
 		if !scan.Scan() || scan.Text()[0] == '!' {
 			t.Fatalf("child ended: %q", scan.Text())
 		}
@@ -187,33 +200,51 @@ func TestOneWriteOneSync(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	accepted := regexp.MustCompile(`write\(1<.*"\+\d`)
+	accepted, kept := regexp.MustCompile(`write\(1<.*"\+\d`), regexp.MustCompile(`write\(1<.*"=(\d+)`)
+	gone := regexp.MustCompile(`write\(1<.*"-(\d+)`)
 	segment := regexp.MustCompile(`<` + regexp.QuoteMeta(dir) + `/[a-z]+-[0-9a-f]{16}>`)
-	appends, writes, unsynced := 0, 0, 0
+	appends, writes, syncs, keeps, spared := 0, 0, 0, 0, 0
 	created := false
+	unsynced := map[string]bool{} // segments
+	done := map[string]bool{}
+	var wrote, last string // segment of the last write, and of the last Append
 	for line := range strings.Lines(string(data)) {
 		switch {
 		case strings.Contains(line, "O_CREAT") && strings.Contains(line, dir):
 			created = true
 		case strings.Contains(line, "pwrite64(") && segment.MatchString(line):
 			writes++
-			unsynced++
+			wrote = segment.FindString(line)
+			unsynced[wrote] = true
 		case strings.Contains(line, "fdatasync(") && segment.MatchString(line):
-			unsynced--
+			syncs++
+			delete(unsynced, segment.FindString(line))
 		case strings.Contains(line, "fsync(") && strings.Contains(line, "<"+dir+">"):
 			created = false
+		case gone.MatchString(line):
+			done[gone.FindStringSubmatch(line)[1]] = true
 		case accepted.MatchString(line):
 			appends++
-			if unsynced != 0 || created {
-				t.Fatalf("append %d was accepted with %d writes not synced, segment not synced: %v", appends, unsynced, created)
+			last = wrote
+		case kept.MatchString(line):
+			keeps++
+			switch id := kept.FindStringSubmatch(line)[1]; {
+			case done[id]:
+				spared++
+			case unsynced[last] || created:
+				t.Fatalf("message %s was kept, its segment not synced: %v, the directory not: %v", id, unsynced[last], created)
 			}
 		}
 	}
 	// Each class's segment begins with a record of its own; Done may write.
-	if appends < 50 || writes < appends || writes > appends+appends/4+2*classes {
+	if appends < 30 || writes < appends || writes > appends+appends/4+2*classes {
 		t.Errorf("%d appends with %d writes", appends, writes)
 	}
-	t.Logf("%d appends, %d writes", appends, writes)
+	// So it does when a full spool drops a segment.
+	if keeps < 30 || spared == 0 || syncs > keeps-spared+keeps/4+2*classes {
+		t.Errorf("%d messages kept, %d of them done before, with %d syncs", keeps, spared, syncs)
+	}
+	t.Logf("%d appends, %d writes; %d kept, %d of them done before, %d syncs", appends, writes, keeps, spared, syncs)
 }
 
 func BenchmarkAppend(b *testing.B) {

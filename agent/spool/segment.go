@@ -19,6 +19,8 @@ type segment struct {
 	size int64
 	live int  // pending messages in it
 	bad  bool // not to be appended to
+	late bool // something in it is not synced
+	lost bool // and maybe never will be
 }
 
 // maxID is the highest ID that is given or believed; a year of a message a
@@ -78,22 +80,33 @@ func syncDir(dir string) error {
 }
 
 // write appends buf. If it does not succeed the segment is as before, or bad.
-func (g *segment) write(buf []byte, sync bool) error {
-	_, err := g.file.WriteAt(buf, g.size)
-	if err == nil && sync {
-		if err = fdatasync(g.file); err != nil {
-			// The kernel may have dropped the pages and told so only once: do
-			// not trust a later success on this file (fsync(2), EIO).
-			g.bad = true
-		}
-	}
-	if err != nil {
+func (g *segment) write(buf []byte) error {
+	g.late = true
+	if _, err := g.file.WriteAt(buf, g.size); err != nil {
 		if g.file.Truncate(g.size) != nil {
 			g.bad = true
 		}
 		return err
 	}
 	g.size += int64(len(buf))
+	return nil
+}
+
+// sync makes all that was written survive loss of power. It fails for good once
+// it has failed: the kernel may have dropped the pages and tells so only once
+// (fsync(2), EIO).
+func (g *segment) sync() error {
+	if !g.late {
+		return nil
+	}
+	if g.lost {
+		return fmt.Errorf("cannot sync %s: it failed before", g.file.Name())
+	}
+	if err := fdatasync(g.file); err != nil {
+		g.bad, g.lost = true, true
+		return err
+	}
+	g.late = false
 	return nil
 }
 
@@ -152,12 +165,12 @@ func (l *log) appendDone(buf []byte, seg *segment) []byte {
 }
 
 // writeDone records what is done without an Append.
-func (l *log) writeDone(sync bool) error {
+func (l *log) writeDone() error {
 	seg := l.active()
 	if seg == nil || len(l.done) == 0 {
 		return nil
 	}
-	if err := seg.write(l.appendDone(nil, seg), sync); err != nil {
+	if err := seg.write(l.appendDone(nil, seg)); err != nil {
 		return err
 	}
 	l.done = l.done[:0]
@@ -176,7 +189,10 @@ func (s *Spool) addSegment(class Class, gap Gap) (*segment, error) {
 		return nil, err
 	}
 	seg := &segment{file: file, base: s.next}
-	err = seg.write(appendRecord(nil, seg.base, 0, gapRecord(gap)), true)
+	err = seg.write(appendRecord(nil, seg.base, 0, gapRecord(gap)))
+	if err == nil {
+		err = seg.sync()
+	}
 	if err == nil {
 		err = s.dir.Sync()
 	}
@@ -268,7 +284,7 @@ func (s *Spool) load(class Class, base ID, done map[ID]bool) error {
 		return file.Close()
 	}
 	l := &s.logs[class]
-	seg := &segment{file: file, base: base, bad: true} // until its gap record is seen
+	seg := &segment{file: file, base: base, bad: true, late: true} // bad until its gap record is seen
 	l.segs = append(l.segs, seg)
 	damaged, end := scan(data, base, func(at int64, length int, r record) {
 		switch r.kind {

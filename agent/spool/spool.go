@@ -1,10 +1,10 @@
 // Package spool is a durable, bounded, ordered queue of opaque messages.
 //
-// What Append accepted survives kill -9 and loss of power: one write and one
-// fdatasync per message, segments that are only appended to, a CRC-32C per
-// record, and the directory synced when a segment comes or goes. Messages are
-// taken in the order of their class, then of their age. When the spool is full
-// the oldest routine messages go first, a segment at a time, and the gap is
+// What Append accepted survives kill -9, and from Keep on loss of power: one
+// write per message, one fdatasync for those that are not done by then, segments
+// that are only appended to, a CRC-32C per record, and the directory synced when
+// a segment comes or goes. Messages are taken in the order of their class, then
+// of their age. When the spool is full the oldest routine messages go first, a segment at a time, and the gap is
 // recorded; alarms are never dropped.
 //
 // A message can be delivered twice: Done is written with the next Append of its
@@ -153,9 +153,10 @@ func Open(dir string, opt Options) (*Spool, error) {
 	return s, nil
 }
 
-// Append stores a message. When it returns nil the message is on the disk. On
-// an error, whatever it is, what was accepted before is still there and Append
-// can be called again.
+// Append stores a message. When it returns nil the message survives the end of
+// the process, and loss of power once Keep returned nil for it. On an error,
+// whatever it is, what was accepted before is still there and Append can be
+// called again.
 func (s *Spool) Append(class Class, topic string, payload []byte) (ID, error) {
 	switch {
 	case class >= classes:
@@ -205,13 +206,35 @@ func (s *Spool) append(class Class, topic string, payload []byte) (ID, error) {
 	if cap(buf) <= maxScratch {
 		s.scratch = buf
 	}
-	if err := seg.write(buf, true); err != nil {
+	if err := seg.write(buf); err != nil {
 		return 0, err
 	}
 	l.done = l.done[:0]
 	l.queue = append(l.queue, entry{id: id, seg: seg, at: at, size: size})
 	seg.live++
 	return id, nil
+}
+
+// Keep makes sure that a message survives loss of power. There is nothing to do
+// for one that is done or was dropped. After an error the message is still
+// pending and may not survive: append it again.
+func (s *Spool) Keep(id ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("cannot keep message %d: %w", id, os.ErrClosed)
+	}
+	for class := range s.logs {
+		l := &s.logs[class]
+		i, found := slices.BinarySearchFunc(l.queue, id, byID)
+		if !found {
+			continue
+		}
+		if err := l.queue[i].seg.sync(); err != nil {
+			return fmt.Errorf("cannot keep message %d: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // Next returns the oldest pending message of a class whose ID is above after.
@@ -257,7 +280,7 @@ func (s *Spool) Done(id ID) error {
 		l.done = append(l.done, id)
 		err := s.reclaim(l)
 		if err == nil && len(l.done) >= doneBatch {
-			err = l.writeDone(false)
+			err = l.writeDone()
 		}
 		if err != nil {
 			return fmt.Errorf("cannot record removal of message %d: %w", id, err)
@@ -300,7 +323,11 @@ func (s *Spool) Close() error {
 	}
 	var errs []error
 	for class := range s.logs {
-		errs = append(errs, s.logs[class].writeDone(true))
+		l := &s.logs[class]
+		errs = append(errs, l.writeDone())
+		for _, seg := range l.segs {
+			errs = append(errs, seg.sync())
+		}
 	}
 	s.closed = true
 	errs = append(errs, s.closeFiles())
@@ -381,7 +408,9 @@ func (s *Spool) drop(class Class) error {
 		if _, err := s.addSegment(class, gap); err != nil {
 			return err
 		}
-	} else if err := seg.write(appendRecord(nil, seg.base, seg.size, gapRecord(gap)), true); err != nil {
+	} else if err := seg.write(appendRecord(nil, seg.base, seg.size, gapRecord(gap))); err != nil {
+		return err
+	} else if err := seg.sync(); err != nil {
 		return err
 	}
 	l.gap = gap
