@@ -228,7 +228,7 @@ func (a *Agent) Deliver(payload []byte) {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var ended sync.WaitGroup
-	ended.Go(func() { a.link.run(ctx, a.cfg.Period) })
+	ended.Go(func() { a.link.run(ctx) })
 	ended.Go(func() { a.sealer.run(ctx) })
 	if a.cfg.Events != nil {
 		ended.Go(func() {
@@ -290,6 +290,7 @@ func (a *Agent) round(now time.Time) error {
 		}
 	}
 	a.judge(now, a.collector.Collect(now))
+	a.link.alive()
 	return nil
 }
 

@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miotfacts/miotfacts/agent/failsafe"
@@ -31,6 +33,7 @@ type enforcer struct {
 	mu       sync.Mutex
 	status   failsafe.Status
 	err      error
+	alive    int // signs of life
 	requests []failsafe.PauseRequest
 	resumes  [][]byte
 }
@@ -38,6 +41,7 @@ type enforcer struct {
 func (e *enforcer) Alive(context.Context) (failsafe.Status, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.alive++
 	return e.status, e.err
 }
 
@@ -585,6 +589,45 @@ func TestReportEveryRound(t *testing.T) {
 	if n := len(b.reports()) - before; n != 20 {
 		t.Errorf("%d reports in 20 rounds, one is due in each", n)
 	}
+}
+
+// An agent that does not sample gives no sign of life, whatever else in it runs.
+func TestSignsOfLifeComeFromTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		goOn := make(chan struct{})
+		var stuck atomic.Bool
+		b.agent.cfg.Alive = func() {
+			if stuck.Load() {
+				<-goOn
+			}
+		}
+		signs := func() int {
+			b.enforcer.mu.Lock()
+			defer b.enforcer.mu.Unlock()
+			return b.enforcer.alive
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { b.agent.Run(ctx); close(done) }()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := signs(); n < 10 {
+			t.Errorf("%d signs of life in 10 s, one is due in each", n)
+		}
+		stuck.Store(true)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		before := signs()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := signs() - before; n != 0 {
+			t.Errorf("%d signs of life from an agent that hangs", n)
+		}
+		close(goOn)
+		cancel()
+		<-done
+	})
 }
 
 func TestRestartKeepsTheChain(t *testing.T) {

@@ -29,20 +29,21 @@ type link struct {
 	refused []string  // resumes that the enforcer refused, in words
 }
 
-// run gives a sign of life every period and asks what is wanted at once.
-func (l *link) run(ctx context.Context, period time.Duration) {
-	tick := time.NewTicker(period)
-	defer tick.Stop()
+// run asks what is wanted.
+func (l *link) run(ctx context.Context) {
 	for {
 		l.ask(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
 		case <-l.wanted:
 		}
 	}
 }
+
+// alive gives a sign of life. It comes from the loop that samples, in each of its
+// rounds: an agent that answers and does not measure is as good as dead.
+func (l *link) alive() { notify(l.wanted) }
 
 func (l *link) ask(ctx context.Context) {
 	l.mu.Lock()
