@@ -101,7 +101,8 @@ func TestOSV(t *testing.T) {
 		{"withdrawn", golang, entry("A", `"withdrawn":"2026-01-01T00:00:00Z",`, "Go", "example.com/m", all), ""},
 		{"a list", golang, "[" + entry("A", high, "Go", "example.com/m", all) + "," + entry("B", critical, "Go", "example.com/m", all) + "]", "B critical affected: c0 x (introduced 0)\nA high affected: c0 x (introduced 0)"},
 		{"rated in words", golang, entry("A", `"database_specific":{"severity":"MODERATE"},`, "Go", "example.com/m", all), "A medium affected: c0 x (introduced 0)"},
-		{"version 4 without a score", golang, entry("A", `"severity":[{"type":"CVSS_V4","score":"CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N"}],`, "Go", "example.com/m", all), "A not appraised affected: c0 x (introduced 0)"},
+		{"version 4, from its vector", golang, entry("A", `"severity":[{"type":"CVSS_V4","score":"CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N"}],`, "Go", "example.com/m", all), "A critical affected: c0 x (introduced 0)"},
+		{"version 4, no vector", golang, entry("A", `"severity":[{"type":"CVSS_V4","score":"CVSS:4.0/AV:N"}],`, "Go", "example.com/m", all), "A not appraised affected: c0 x (introduced 0)"},
 	} {
 		if got := found(t, bill(t, tt.purl), tt.entry); got != tt.want {
 			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
@@ -169,6 +170,20 @@ func TestVEX(t *testing.T) {
 	cdx := func(ref, analysis string) string {
 		return fmt.Sprintf(`{"bomFormat":"CycloneDX","specVersion":"1.6","version":1,"vulnerabilities":[{"id":"CVE-1","analysis":%s,"affects":[{"ref":%q}]}]}`, analysis, ref)
 	}
+	ranges := func(analysis, versions string) string {
+		return strings.Replace(cdx("urn:cdx:1/2#r0", analysis), `"affects":[{`, `"affects":[{"versions":[`+versions+`],`, 1)
+	}
+	device := func(versions, status string) string {
+		return strings.Replace(strings.Replace(vex("CVE-1", status, ""), `"1.0"`, `"`+versions+`"`, 1), "product_version", "product_version_range", 1)
+	}
+	packages := func(versions, status string) string {
+		return csaf(fmt.Sprintf(`{"branches":[{"category":"vendor","name":"m","branches":[{"category":"product_name","name":"M","branches":[
+			{"category":"product_version_range","name":%q,"product":{"product_id":"P","name":"n","product_identification_helper":{"purl":"pkg:golang/example.com/m"}}}]}]}]}`, versions), "CVE-1", status, "")
+	}
+	inPump := csaf(`{"branches":[{"category":"vendor","name":"acme","branches":[{"category":"product_name","name":"Pump","branches":[
+			{"category":"product_version_range","name":"RANGE","product":{"product_id":"O","name":"p"}}]}]}],
+		"full_product_names":[{"product_id":"M","name":"m","product_identification_helper":{"purl":"`+golang+`"}}],
+		"relationships":[{"category":"default_component_of","product_reference":"M","relates_to_product_reference":"O","full_product_name":{"product_id":"P","name":"m in p"}}]}`, "CVE-1", "fixed", "")
 	const open, component = "CVE-1 high affected: c0 x (introduced 0)", "CVE-1 high not affected: c0 x "
 	for _, tt := range []struct{ name, vex, want string }{
 		{"CSAF, not affected", vex("CVE-1", "known_not_affected", "vulnerable_code_not_present"), component + "(vulnerable code not present)"},
@@ -180,7 +195,18 @@ func TestVEX(t *testing.T) {
 		{"CSAF, affected", vex("CVE-1", "known_affected", ""), "CVE-1 high affected: c0 x ()"},
 		{"CSAF, another vulnerability", vex("CVE-2", "known_not_affected", "vulnerable_code_not_present"), open + "\nCVE-2 not appraised not affected: pump 1.0 (vulnerable code not present)"},
 		{"CSAF, another version of the device", strings.Replace(vex("CVE-1", "fixed", ""), `"1.0"`, `"1.1"`, 1), open},
-		{"CSAF, a range of versions", strings.Replace(strings.Replace(vex("CVE-1", "fixed", ""), `"1.0"`, `"vers:generic/>=1.0"`, 1), "product_version", "product_version_range", 1), open},
+		{"CSAF, a range of versions", device("vers:semver/>=1.0|<2", "fixed"), "CVE-1 high fixed: c0 x ()"},
+		{"CSAF, a range of other versions", device("vers:semver/>=1.1", "fixed"), open},
+		{"CSAF, a range that is not compared", device("vers:generic/>=1.0", "fixed"), open},
+		{"CSAF, a range in words", device("before 1.2", "fixed"), open},
+		{"CSAF, affected in a range that is not compared", device("vers:generic/>=1.0", "known_affected"), "CVE-1 high affected: c0 x (versions of generic cannot be compared: not compared)"},
+		{"CSAF, affected in a range of other versions", device("vers:intdot/<0.9", "known_affected"), open},
+		{"CSAF, all versions", device("vers:all/*", "fixed"), "CVE-1 high fixed: c0 x ()"},
+		{"CSAF, a range of a package", packages("vers:golang/<1.5.1", "fixed"), "CVE-1 high fixed: c0 x ()"},
+		{"CSAF, a range of other versions of a package", packages("vers:golang/<1.5.0", "fixed"), open},
+		{"CSAF, a range of a package that is not compared", packages("<1.6", "known_affected"), "CVE-1 high affected: c0 x (a range of versions in another form than vers: not compared)"},
+		{"CSAF, in the device, in a range that is not compared", strings.Replace(inPump, "RANGE", "vers:generic/>=0.9", 1), open},
+		{"CSAF, in the device, in a range", strings.Replace(inPump, "RANGE", "vers:intdot/>=0.9", 1), "CVE-1 high fixed: c0 x ()"},
 		{"CSAF, by package URL", csaf(product("", `{"purl":"`+golang+`"}`), "CVE-1", "fixed", ""), "CVE-1 high fixed: c0 x ()"},
 		{"CSAF, package URL of another version", csaf(product("", `{"purl":"pkg:golang/example.com/m@v1.4.0"}`), "CVE-1", "fixed", ""), open},
 		{"CSAF, by the address of the bill", csaf(product("", `{"sbom_urls":["https://example.com/pump.json"]}`), "CVE-1", "fixed", ""), "CVE-1 high fixed: c0 x ()"},
@@ -196,7 +222,15 @@ func TestVEX(t *testing.T) {
 		{"CycloneDX, in triage", cdx("urn:cdx:1/2#r0", `{"state":"in_triage"}`), "CVE-1 high under investigation: c0 x ()"},
 		{"CycloneDX, by package URL", cdx(golang, `{"state":"resolved"}`), "CVE-1 high fixed: c0 x ()"},
 		{"CycloneDX, this version", strings.Replace(cdx("urn:cdx:1/2#r0", `{}`), `"affects":[{`, `"affects":[{"versions":[{"version":"x","status":"unaffected"}],`, 1), component + "(this version is not affected)"},
-		{"CycloneDX, a range", strings.Replace(cdx("urn:cdx:1/2#r0", `{"state":"resolved"}`), `"affects":[{`, `"affects":[{"versions":[{"range":"vers:golang/<2","status":"affected"}],`, 1), open},
+		{"CycloneDX, a range", ranges(`{"state":"resolved"}`, `{"range":"vers:golang/<2"}`), "CVE-1 high fixed: c0 x ()"},
+		{"CycloneDX, a range of other versions", ranges(`{"state":"resolved"}`, `{"range":"vers:golang/<1"}`), open},
+		{"CycloneDX, not compared", ranges(`{"state":"resolved"}`, `{"range":"vers:npm/<2"}`), open},
+		{"CycloneDX, a range that is not affected", ranges(`{}`, `{"range":"vers:golang/<1","status":"affected"},{"range":"vers:golang/>=1|<2","status":"unaffected"}`), component + "(this version is not affected)"},
+		{"CycloneDX, not affected in a range that is not compared", ranges(`{}`, `{"range":"<2","status":"unaffected"}`), "CVE-1 high affected: c0 x (a range of versions in another form than vers: not compared)"},
+		{"CycloneDX, affected in a range that is not compared", ranges(`{}`, `{"version":"x","status":"unaffected"},{"range":"vers:generic/<2","status":"affected"}`),
+			"CVE-1 high affected: c0 x (a range of versions of generic, and it is a package of golang: not compared)"},
+		{"CycloneDX, of several the worst", ranges(`{}`, `{"range":"vers:golang/<2","status":"unaffected"},{"range":"vers:golang/>=1.5.0","status":"unknown"}`), "CVE-1 high under investigation: c0 x ()"},
+		{"CycloneDX, the version as the package URL has it", ranges(`{}`, `{"version":"1.5.0","status":"unaffected"}`), component + "(this version is not affected)"},
 	} {
 		for _, order := range [][]string{{osv, tt.vex}, {tt.vex, osv}} {
 			if got := found(t, bill(t, golang), order...); got != tt.want {
@@ -207,12 +241,12 @@ func TestVEX(t *testing.T) {
 	// The closest counts, whatever comes first.
 	supplier := csaf(product("", `{"purl":"`+golang+`"}`), "CVE-1", "known_affected", "")
 	supplier = strings.Replace(supplier, `"id":"V"`, `"id":"S"`, 1)
-	device := vex("CVE-1", "known_not_affected", "vulnerable_code_not_in_execute_path")
-	if got, want := found(t, bill(t, golang), device, supplier), strings.Replace(component, "high", "not appraised", 1)+"(vulnerable code not in execute path)"; got != want {
+	own := vex("CVE-1", "known_not_affected", "vulnerable_code_not_in_execute_path")
+	if got, want := found(t, bill(t, golang), own, supplier), strings.Replace(component, "high", "not appraised", 1)+"(vulnerable code not in execute path)"; got != want {
 		t.Errorf("the device's own before a supplier's: %s", got)
 	}
 	other := strings.Replace(vex("CVE-1", "known_affected", ""), `"id":"V"`, `"id":"W"`, 1)
-	if got := found(t, bill(t, golang), device, other); !strings.Contains(got, " affected: c0 x") && !strings.Contains(got, " affected: pump 1.0") {
+	if got := found(t, bill(t, golang), own, other); !strings.Contains(got, " affected: c0 x") && !strings.Contains(got, " affected: pump 1.0") {
 		t.Errorf("of equals the worse: %s", got)
 	}
 }
@@ -343,6 +377,8 @@ func FuzzAdvisory(f *testing.F) {
 	f.Add(file(f, "label-example-vulnerabilities/osv.json"))
 	f.Add(file(f, "label-example-vulnerabilities/vex.json"))
 	f.Add([]byte(vex("CVE-1", "known_not_affected", "component_not_present")))
+	f.Add([]byte(strings.Replace(strings.Replace(vex("CVE-1", "fixed", ""), `"1.0"`, `"vers:semver/>=1.0|<2"`, 1), "product_version", "product_version_range", 1)))
+	f.Add([]byte(`{"bomFormat":"CycloneDX","specVersion":"1.6","vulnerabilities":[{"id":"CVE-1","affects":[{"ref":"pkg:deb/debian/example-tls","versions":[{"range":"vers:deb/<2","status":"unaffected"}]}]}]}`))
 	f.Add([]byte(entry("A", critical, "Debian:12", "example-tls", ranged("ECOSYSTEM", `{"introduced":"0"},{"last_affected":"2"}`))))
 	f.Add([]byte(`{"bomFormat":"CycloneDX","specVersion":"1.6","version":1,"vulnerabilities":[{"id":"CVE-1","analysis":{"state":"resolved"},"affects":[{"ref":"pkg:deb/debian/example-tls"}]}]}`))
 	b, err := advisory.ReadBOM(file(f, "label-example.cdx.json"))

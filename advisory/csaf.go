@@ -19,7 +19,7 @@ func numberIn(text, basis string) rating {
 // A product of a CSAF document.
 type product struct {
 	vendor, name, version string // from its branches
-	ranges                bool   // its version is a range, which is not compared
+	versions              string // the range of its versions, in place of version
 	purl                  purl
 	boms                  []string // addresses of its bill of materials
 	part, of              string   // it is the product part in the product of
@@ -71,18 +71,19 @@ func (m *Matcher) csaf(n node) error {
 				if state == NotAffected {
 					state, why = excused("not affected", why)
 				}
-				found, sure := m.products(p, products, 0)
-				if !sure {
-					if !state.Open() {
-						continue // takes out what it may not mean
-					}
-					why = cutWhy(why, "the versions it names were not compared")
-				}
+				found := m.products(p, products, 0)
 				if len(found) == 0 && p.purl.name == "" && p.part == "" && state.Open() {
 					unnamed++
 				}
 				for _, t := range found {
-					if err := m.say(id, statement{ids: ids, target: t.target, level: t.level, state: state, why: why, source: source}); err != nil {
+					s := statement{ids: ids, target: t.target, level: t.level, state: state, why: why, source: source}
+					if t.unsure != "" {
+						if !state.Open() {
+							continue // takes out what it may not mean
+						}
+						s.why = cutWhy(why, t.unsure)
+					}
+					if err := m.say(id, s); err != nil {
 						return err
 					}
 				}
@@ -95,38 +96,55 @@ func (m *Matcher) csaf(n node) error {
 	return n.doc.err
 }
 
-// products returns what a product means here, and false where only other versions
-// of it may be meant.
-func (m *Matcher) products(p product, all map[string]product, depth int) ([]target, bool) {
+// products returns what a product means here.
+func (m *Matcher) products(p product, all map[string]product, depth int) []target {
 	if p.part != "" {
 		if depth > 8 { // a circle
-			return nil, false
+			return nil
 		}
-		found, sure := m.products(all[p.part], all, depth+1)
-		around, _ := m.products(all[p.of], all, depth+1)
-		if len(around) == 0 && !m.hasName(all[p.of]) { // a part of something else, as far as one can tell
-			return found, false
+		found := m.products(all[p.part], all, depth+1)
+		around := m.products(all[p.of], all, depth+1)
+		unsure := ""
+		switch sure := slices.IndexFunc(around, func(t target) bool { return t.unsure == "" }); {
+		case len(around) > 0 && sure < 0:
+			unsure = around[0].unsure
+		case len(around) == 0 && !m.hasName(all[p.of]):
+			unsure = "as a part of something else, as far as one can tell"
 		}
 		for i := range found {
 			if slices.ContainsFunc(around, func(t target) bool { return t.target == whole }) {
 				found[i].level = byDevice
 			}
+			if found[i].unsure == "" {
+				found[i].unsure = unsure
+			}
 		}
-		return found, sure
+		return found
 	}
 	subject := m.bom.Subject
 	if slices.Contains(p.boms, m.device.BOM) && m.device.BOM != "" {
-		return []target{{whole, byDevice}}, true
-	}
-	if p.vendor != "" && strings.EqualFold(p.vendor, m.device.Vendor) && strings.EqualFold(p.name, m.device.Model) &&
-		(p.version == "" || p.ranges || p.version == subject.Version) {
-		return []target{{whole, byDevice}}, !p.ranges
+		return []target{{target: whole, level: byDevice}}
 	}
 	version := cmp.Or(p.purl.version, p.version)
-	if p.ranges {
+	if p.versions != "" {
 		version = ""
 	}
-	return m.packages(p.purl, version), !p.ranges
+	found := m.packages(p.purl, version)
+	if p.vendor != "" && strings.EqualFold(p.vendor, m.device.Vendor) && strings.EqualFold(p.name, m.device.Model) &&
+		(p.version == "" || p.version == subject.Version) {
+		found = []target{{target: whole, level: byDevice}}
+	}
+	if p.versions == "" {
+		return found
+	}
+	kept := found[:0]
+	for _, t := range found {
+		in, why := within(p.versions, m.bom.component(t.target))
+		if t.unsure = why; in || why != "" {
+			kept = append(kept, t)
+		}
+	}
+	return kept
 }
 
 // hasName reports whether the bill of materials has the product by name, as it has
@@ -168,7 +186,7 @@ func csafProducts(tree node) (products map[string]product, groups map[string][]s
 			case "product_version":
 				p.version = name
 			case "product_version_range":
-				p.version, p.ranges = name, true
+				p.versions = name
 			}
 			if b.get("product").there() {
 				add(b.get("product"), p)

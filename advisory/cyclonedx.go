@@ -104,14 +104,19 @@ func component(n node) Component {
 	return c
 }
 
-func (b *BOM) title(target int) string {
+// component returns what a statement is about.
+func (b *BOM) component(target int) Component {
 	if target == whole {
-		if t := b.Subject.title(); t != "" {
-			return t
-		}
-		return "the device"
+		return b.Subject
 	}
-	return b.Components[target].title()
+	return b.Components[target]
+}
+
+func (b *BOM) title(target int) string {
+	if t := b.component(target).title(); t != "" || target != whole {
+		return t
+	}
+	return "the device"
 }
 
 // cyclonedx takes in what a CycloneDX document says of vulnerabilities, its own
@@ -150,42 +155,83 @@ func (m *Matcher) cyclonedx(root node, unnamed string) error {
 
 // affects turns one element of affects into statements.
 func (m *Matcher) affects(a node, other *BOM, own bool, document string, s statement) error {
-	targets, version := m.linked(a.get("ref").must(), other, own)
+	targets := m.linked(a.get("ref").must(), other, own)
 	if targets == nil {
 		m.strange["components that a VEX in CycloneDX names are not in the bill of materials"]++
 	}
+	list := a.get("versions").list()
 	for _, t := range targets {
 		s := s
 		s.target, s.level = t.target, t.level
-		if list := a.get("versions").list(); len(list) > 0 {
-			decided := false
-			for _, v := range list {
-				if v.get("range").there() || v.get("version").text() != version(t.target) {
-					continue
-				}
-				decided = true
-				switch status := v.get("status").text(); status {
-				case "", "affected":
-				case "unaffected":
-					s.state, s.why = NotAffected, cutWhy(s.why, "this version is not affected")
-				case "unknown":
-					s.state = Investigated
-				default:
-					v.doc.fail(v.at+".status", "%q is unknown", status)
-				}
-			}
-			if !decided && !s.state.Open() {
-				continue // it takes other versions out
-			}
-			if !decided {
-				s.why = cutWhy(s.why, "the versions it names were not compared")
-			}
+		if len(list) > 0 && !s.narrow(list, m.bom.component(t.target)) {
+			continue
 		}
 		if err := m.say(document, s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// narrow makes a statement one about the version of a component, by the versions
+// and ranges that it names, and reports whether it is about that version at all. Of
+// several that fit the worst counts, and what cannot be compared takes nothing out.
+func (s *statement) narrow(list []node, c Component) bool {
+	var fits, maybe *statement
+	open := ""
+	for _, v := range list {
+		said := *s
+		switch status := v.get("status").text(); status {
+		case "", "affected":
+		case "unaffected":
+			said.state, said.why = NotAffected, cutWhy(s.why, "this version is not affected")
+		case "unknown":
+			said.state = Investigated
+		default:
+			v.doc.fail(v.at+".status", "%q is unknown", status)
+		}
+		in, why := c.is(v.get("version").text())
+		if r := v.get("range").text(); r != "" {
+			in, why = within(r, c)
+		}
+		switch {
+		case in && (fits == nil || said.state < fits.state):
+			fits = &said
+		case why != "" && said.state.Open():
+			said.why = cutWhy(said.why, why)
+			maybe = &said
+		case why != "":
+			open = why
+		}
+	}
+	switch {
+	case fits != nil && (fits.state.Open() || maybe == nil):
+		*s = *fits
+	case maybe != nil:
+		*s = *maybe
+	case open != "" && s.state.Open():
+		s.why = cutWhy(s.why, open)
+	default:
+		return false
+	}
+	return true
+}
+
+// is reports whether the component is of a version, and why that could not be told.
+func (c Component) is(version string) (same bool, why string) {
+	if version == "" {
+		return false, "no version is named: not compared"
+	}
+	if version == c.Version || version == c.purl.version {
+		return true, ""
+	}
+	compare, own, why := c.comparison(c.purl.kind)
+	if why == "" && compare != nil {
+		if order, ok := compare(own, version); ok {
+			return order == 0, ""
+		}
+	}
+	return false, "version " + own + " cannot be compared with " + version + ": not compared"
 }
 
 func cutWhy(why, more string) string {
@@ -195,39 +241,37 @@ func cutWhy(why, more string) string {
 	return why + "; " + more
 }
 
-type target struct{ target, level int }
+// A target is what a statement may be about.
+type target struct {
+	target, level int
+	unsure        string // why it may be about other versions; "" when it is not
+}
 
 // linked finds what a reference of a VEX means in the bill of materials: a bom-ref
 // in itself, a BOM-Link to it (CycloneDX, "BOM-Link"), or a component of the VEX
 // whose package URL stands in both.
-func (m *Matcher) linked(ref string, other *BOM, own bool) ([]target, func(int) string) {
-	version := func(t int) string {
-		if t == whole {
-			return m.bom.Subject.Version
-		}
-		return m.bom.Components[t].Version
-	}
+func (m *Matcher) linked(ref string, other *BOM, own bool) []target {
 	if link, ok := strings.CutPrefix(ref, "urn:cdx:"); ok {
 		bom, element, _ := strings.Cut(link, "#")
 		serial := strings.TrimPrefix(m.bom.serial, "urn:uuid:")
 		own, ref = serial != "" && bom == serial+"/"+m.bom.version, element
 		if !own {
-			return nil, version
+			return nil
 		}
 		if ref == "" {
-			return []target{{whole, byDevice}}, version
+			return []target{{target: whole, level: byDevice}}
 		}
 	}
 	if own {
 		if ref == m.bom.Subject.ref {
-			return []target{{whole, byDevice}}, version
+			return []target{{target: whole, level: byDevice}}
 		}
 		for i, c := range m.bom.Components {
 			if c.ref == ref {
-				return []target{{i, byDevice}}, version
+				return []target{{target: i, level: byDevice}}
 			}
 		}
-		return nil, version
+		return nil
 	}
 	for _, c := range append([]Component{other.Subject}, other.Components...) {
 		if c.ref == ref && c.ref != "" {
@@ -237,13 +281,13 @@ func (m *Matcher) linked(ref string, other *BOM, own bool) ([]target, func(int) 
 					found[i].level = byDevice
 				}
 			}
-			return found, version
+			return found
 		}
 	}
 	if p, ok := parsePURL(ref); ok {
-		return m.packages(p, p.version), version
+		return m.packages(p, p.version)
 	}
-	return nil, version
+	return nil
 }
 
 // packages returns what has the package URL p: the device itself, or components.
@@ -257,11 +301,11 @@ func (m *Matcher) packages(p purl, version string) []target {
 		return c.purl.name != "" && c.purl.key() == p.key() && (version == "" || version == c.purl.version || version == c.Version)
 	}
 	if same(m.bom.Subject) {
-		found = append(found, target{whole, byDevice})
+		found = append(found, target{target: whole, level: byDevice})
 	}
 	for i, c := range m.bom.Components {
 		if same(c) {
-			found = append(found, target{i, bySupplier})
+			found = append(found, target{target: i, level: bySupplier})
 		}
 	}
 	return found

@@ -72,8 +72,8 @@ func named(word, basis string) rating {
 	return rating{s, basis + " " + strings.ToLower(word)}
 }
 
-// vectored rates by a vector of CVSS 3.0 or 3.1. Nothing is computed from vectors
-// of other versions; version 4 needs a score beside it.
+// vectored rates by a vector of CVSS 3.0, 3.1 or 4.0. Nothing is computed from
+// vectors of other versions.
 func vectored(vector string) rating {
 	score, ok := BaseScore(vector)
 	if !ok {
@@ -82,14 +82,12 @@ func vectored(vector string) rating {
 	return scored(score, vector[:len("CVSS:3.1")]+" computed")
 }
 
-// BaseScore computes the base score of a vector of CVSS 3.0 or 3.1 (specification,
-// section 7.1), and reports whether it is one, each base metric once.
+// BaseScore computes the base score of a vector of CVSS 3.0, 3.1 (specification,
+// section 7.1) or 4.0 (section 8.2), and reports whether it is one, each base metric
+// once. Metrics of threat and environment are left out: they are somebody else's.
 func BaseScore(vector string) (float64, bool) {
-	rest, ok := strings.CutPrefix(vector, "CVSS:3.1/")
-	if !ok {
-		rest, ok = strings.CutPrefix(vector, "CVSS:3.0/")
-	}
-	if !ok || len(vector) > maxText {
+	version, rest, _ := strings.Cut(vector, "/")
+	if len(vector) > maxText {
 		return 0, false
 	}
 	m := map[string]string{}
@@ -100,6 +98,16 @@ func BaseScore(vector string) (float64, bool) {
 		}
 		m[name] = value
 	}
+	switch version {
+	case "CVSS:3.0", "CVSS:3.1":
+		return score3(m)
+	case "CVSS:4.0":
+		return score4(m)
+	}
+	return 0, false
+}
+
+func score3(m map[string]string) (float64, bool) {
 	good := true
 	weight := func(metric string, of map[string]float64) float64 {
 		w, ok := of[m[metric]]

@@ -2,6 +2,7 @@ package advisory
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -9,12 +10,16 @@ import (
 // whether both are versions of its kind at all.
 type comparison func(a, b string) (int, bool)
 
+// semverKinds are the types of package URL whose versions are those of semver.org.
+var semverKinds = []string{"golang", "npm", "cargo", "hex", "pub"}
+
 // comparisonOf returns the comparison of a type of package URL, nil where there is
 // none: such versions are only found in lists.
 func comparisonOf(kind string) comparison {
-	switch kind {
-	case "golang", "npm", "cargo", "hex", "pub", "semver":
+	if kind == "semver" || slices.Contains(semverKinds, kind) {
 		return semver
+	}
+	switch kind {
 	case "deb":
 		return dpkg
 	case "rpm":
@@ -23,6 +28,8 @@ func comparisonOf(kind string) comparison {
 		return apk
 	case "pypi":
 		return pep440
+	case "intdot":
+		return intdot
 	}
 	return nil
 }
@@ -33,6 +40,7 @@ var (
 	dpkgForm   = regexp.MustCompile(`^(?:(\d+):)?([0-9A-Za-z.+~:-]*?)(?:-([0-9A-Za-z.+~]+))?$`)
 	rpmForm    = regexp.MustCompile(`^(?:(\d+):)?([0-9A-Za-z._+~^]+)(?:-([0-9A-Za-z._+~^]+))?$`)
 	apkForm    = regexp.MustCompile(`^(\d+(?:\.\d+)*)([a-z]?)((?:_(?:alpha|beta|pre|rc|cvs|svn|git|hg|p)\d*)*)(?:~[0-9a-f]+)?(?:-r(\d+))?$`)
+	intdotForm = regexp.MustCompile(`^\d+(?:\.\d+)*$`)
 	pypiForm   = regexp.MustCompile(`^v?(?:(\d+)!)?(\d+(?:\.\d+)*)(?:[._-]?(alpha|beta|preview|pre|a|b|c|rc)[._-]?(\d*))?(?:-(\d+)|([._-]?(?:post|rev|r)[._-]?)(\d*))?(?:([._-]?dev[._-]?)(\d*))?(?:\+([a-z0-9]+(?:[._-][a-z0-9]+)*))?$`)
 )
 
@@ -323,4 +331,21 @@ func pep440(a, b string) (int, bool) {
 		return c, true
 	}
 	return digits(x[9], y[9]), true
+}
+
+// intdot compares numbers with dots between them, as the type intdot of version
+// ranges has them. Numbers that are left out are 0.
+func intdot(a, b string) (int, bool) {
+	if !intdotForm.MatchString(a) || !intdotForm.MatchString(b) {
+		return 0, false
+	}
+	for a != "" || b != "" {
+		var n, m string
+		n, a, _ = strings.Cut(a, ".")
+		m, b, _ = strings.Cut(b, ".")
+		if c := digits(n, m); c != 0 {
+			return c, true
+		}
+	}
+	return 0, true
 }
