@@ -102,6 +102,8 @@ type Observation struct {
 	On           Day              // the day of the observation; 0: none was made
 	Purchased    Day              // the start where the label has no day of manufacture
 	SupportEnded Day              // the day on which support has ended, if before what was promised
+	Inspected    Day              // the day of the last inspection, from which the term begins anew; 0: none was made
+	InspectedBy  string           // who answers for that inspection
 	Amounts      map[Kind]uint32  // in the unit of the kind
 	Temperature  []HoursAbove     // the lowest bound first
 	Flaws        *advisory.Result // what advisories say of its software; nil: not compared
@@ -116,7 +118,7 @@ type basis struct {
 
 // A Step is one line of the explanation.
 type Step struct {
-	What  string // kind of a parameter, or "base", "support", "component", "start"
+	What  string // kind of a parameter, or "inspected", "base", "support", "component", "start"
 	Days  int64  // by how much it moves the date
 	Known bool   // false: no amount is known, it moves nothing
 	Why   string // in words, the amount and the weight included
@@ -153,8 +155,9 @@ var ErrModel = errors.New("an observation of another model")
 
 const never = int64(1) << 40 // days; far behind every date
 
-// BestBefore returns the day on which the device is to be inspected. It depends
-// on nothing but l and o. A worse amount never moves it to a later day.
+// BestBefore returns the day on which the device is to be inspected next. It depends
+// on nothing but l and o. A worse amount never moves it to a later day, and an
+// inspection never to an earlier one.
 func (l *Label) BestBefore(o Observation) (Date, error) {
 	d := Date{Start: l.Made}
 	if d.Start == 0 {
@@ -166,12 +169,24 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	if d.Start == 0 {
 		return d, fmt.Errorf("cannot compute best-before-inspection date: %w", ErrNoStart)
 	}
+	began := d.Start // of the term
+	if o.Inspected != 0 {
+		switch began = o.Inspected; {
+		case began < d.Start:
+			return d, fmt.Errorf("cannot compute best-before-inspection date: inspected on %s, before the start on %s", began, d.Start)
+		case o.On != 0 && began > o.On:
+			return d, fmt.Errorf("cannot compute best-before-inspection date: inspected on %s, after the day of the observation, %s", began, o.On)
+		}
+	}
 	days := int64(0)
 	step := func(what string, by int64, known bool, format string, args ...any) {
 		days += by
 		d.Steps = append(d.Steps, Step{what, by, known, fmt.Sprintf(format, args...)})
 	}
-	step("base", int64(l.Inspection.Base), true, "%d days from %s", l.Inspection.Base, d.Start)
+	if o.Inspected != 0 {
+		step("inspected", int64(began-d.Start), true, "on %s by %s: the term begins anew", began, o.InspectedBy)
+	}
+	step("base", int64(l.Inspection.Base), true, "%d days from %s", l.Inspection.Base, began)
 	for _, p := range l.Inspection.Parameters {
 		amount, by, known := l.amount(p, o)
 		if !known {
@@ -195,7 +210,7 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 		step("flaws", 0, true, "%d observed, severity not appraised; the label gives it no weight", n)
 	}
 	bound := func(what string, at int64, format string, args ...any) {
-		at = max(at, int64(d.Start))
+		at = max(at, int64(began))
 		if days > at-int64(d.Start) {
 			step(what, at-int64(d.Start)-days, true, format, args...)
 		}
@@ -204,8 +219,12 @@ func (l *Label) BestBefore(o Observation) (Date, error) {
 	bound("support", int64(support), "not after support ends on %s", support)
 	name, worn := l.wornOut(d.Start, o)
 	bound("component", worn, "not after %s wears out on %s", name, Day(max(min(worn, maxDay), int64(d.Start))))
-	if days < 0 {
-		step("start", -days, true, "not before the start")
+	if gone := int64(began - d.Start); days < gone {
+		before := "the start"
+		if o.Inspected != 0 {
+			before = "the inspection"
+		}
+		step("start", gone-days, true, "not before %s", before)
 	}
 	d.Inspect = d.Start + Day(days)
 

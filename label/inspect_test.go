@@ -25,8 +25,8 @@ func TestWorkedExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := fenced(string(doc))
-	if len(blocks) != 6 || blocks[0].form != "toml" || blocks[1].form != "json" {
-		t.Fatalf("docs/best-before.md has %d blocks, want an observation in TOML and JSON, three dates and vulnerabilities", len(blocks))
+	if len(blocks) != 7 || blocks[0].form != "toml" || blocks[1].form != "json" {
+		t.Fatalf("docs/best-before.md has %d blocks, want an observation in TOML and JSON, four dates and vulnerabilities", len(blocks))
 	}
 	observed, err := label.ReadObserved([]byte(blocks[0].text))
 	if err != nil {
@@ -46,10 +46,12 @@ func TestWorkedExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text != blocks[5].text {
+	if text != blocks[6].text {
 		t.Errorf("docs/best-before.md, vulnerabilities: found is\n%s", text)
 	}
-	for i, o := range []label.Observation{{}, observed, advised} {
+	inspected := advised
+	inspected.Inspected, inspected.InspectedBy = observed.On, "M. Muster"
+	for i, o := range []label.Observation{{}, observed, advised, inspected} {
 		d, err := example(t).BestBefore(o)
 		if err != nil {
 			t.Fatal(err)
@@ -200,6 +202,12 @@ func TestBounds(t *testing.T) {
 		{"many flaws", nil, label.Observation{Amounts: n(label.CriticalFlaws, 4_000_000_000)}, "2026-08-29", "flaws_critical", ""},
 		{"not sold any more", nil, label.Observation{Amounts: n(label.StillSold, 0)}, "2028-06-29", "still_sold", ""},
 		{"late updates", nil, label.Observation{Amounts: n(label.UpdateObserved, 61)}, "2028-08-28", "base", "updates come every 61 days, promised were 60"},
+		{"inspected, a component wears out", nil, label.Observation{Inspected: day("2028-08-20"), InspectedBy: "M. Muster"}, "2029-08-03", "component", ""},
+		{"inspected", func(l *label.Label) { l.Inspection.Components = nil }, label.Observation{Inspected: day("2028-08-20"), InspectedBy: "M. Muster"}, "2031-02-16", "inspected", ""},
+		{"inspected, support ends", func(l *label.Label) { l.Inspection.Components = nil }, label.Observation{Inspected: day("2031-02-20"), InspectedBy: "M. Muster"}, "2031-12-31", "support", ""},
+		{"inspected after support has ended", nil, label.Observation{On: day("2032-02-20"), Inspected: day("2032-02-20"), InspectedBy: "M. Muster"}, "2032-02-20", "support", "support has ended on 2031-12-31"},
+		{"inspected, and worn out", nil, label.Observation{On: day("2026-09-02"), Inspected: day("2026-09-01"), InspectedBy: "M. Muster", Amounts: n(label.FlashWear, 1200)}, "2026-09-01", "component", ""},
+		{"inspected, with many flaws", func(l *label.Label) { l.Inspection.Base = 300 }, label.Observation{Inspected: day("2026-09-01"), InspectedBy: "M. Muster", Amounts: n(label.CriticalFlaws, 9)}, "2026-09-01", "start", ""},
 		{"purchase", func(l *label.Label) { l.Made = 0 }, label.Observation{Purchased: day("2026-03-03")}, "2028-08-29", "base", ""},
 	} {
 		l := example(t)
@@ -220,6 +228,17 @@ func TestBounds(t *testing.T) {
 	if _, err := l.BestBefore(label.Observation{}); !errors.Is(err, label.ErrNoStart) {
 		t.Errorf("without a start: %v", err)
 	}
+	for _, tt := range []struct {
+		o    label.Observation
+		want string
+	}{
+		{label.Observation{Inspected: day("2026-03-01"), InspectedBy: "M. Muster"}, "inspected on 2026-03-01, before the start on 2026-03-02"},
+		{label.Observation{On: day("2027-01-01"), Inspected: day("2027-01-02"), InspectedBy: "M. Muster"}, "inspected on 2027-01-02, after the day of the observation, 2027-01-01"},
+	} {
+		if _, err := example(t).BestBefore(tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v, want %s", err, tt.want)
+		}
+	}
 }
 
 // reread writes an observation as JSON and reads it back.
@@ -238,7 +257,8 @@ func reread(t *testing.T, seen label.Observed) label.Observation {
 }
 
 // TestDateProperties holds for many labels and observations: the same input gives
-// the same date, the lines add up to it, and a worse amount never moves it later.
+// the same date, the lines add up to it, a worse amount never moves it later, and an
+// inspection never earlier.
 func TestDateProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	amount := func() uint32 { return r.Uint32() >> r.UintN(32) }
@@ -246,7 +266,7 @@ func TestDateProperties(t *testing.T) {
 	moved, movedByFlaws := 0, 0
 	movedBy := map[string]int{}
 	base := example(t)
-	for range 2_000 {
+	for range 2_500 {
 		copied := *base
 		l, in := &copied, &copied.Inspection
 		in.Base = 1 + r.Uint32N(2000)
@@ -288,6 +308,9 @@ func TestDateProperties(t *testing.T) {
 			o.Flaws = flaws(found)
 		}
 		seen := label.Observed{On: o.On, Amounts: map[string]uint32{}}
+		if o.On > l.Made && r.IntN(2) == 0 {
+			seen.Inspected, seen.InspectedBy = l.Made+label.Day(r.IntN(int(o.On-l.Made+1))), "M. Muster"
+		}
 		for k, n := range o.Amounts {
 			seen.Amounts[k.String()] = n
 		}
@@ -341,6 +364,18 @@ func TestDateProperties(t *testing.T) {
 				later("a coarser history", worse)
 			}
 		}
+		if seen.Inspected != 0 {
+			if d.Inspect < seen.Inspected {
+				t.Fatalf("to be inspected before its inspection on %s:\n%s", seen.Inspected, d.Explain())
+			}
+			for _, day := range []label.Day{0, l.Made + label.Day(r.IntN(int(seen.Inspected-l.Made+1)))} {
+				before := seen
+				if before.Inspected = day; day == 0 {
+					before.InspectedBy = ""
+				}
+				later(map[bool]string{true: "no inspection", false: "an earlier inspection"}[day == 0], before)
+			}
+		}
 		sum := int64(d.Start)
 		for _, s := range d.Steps {
 			sum += s.Days
@@ -371,7 +406,7 @@ func TestDateProperties(t *testing.T) {
 			if !ok {
 				continue
 			}
-			worse := label.Observation{On: o.On, Flaws: o.Flaws, Temperature: o.Temperature, Amounts: map[label.Kind]uint32{}}
+			worse := label.Observation{On: o.On, Inspected: o.Inspected, InspectedBy: o.InspectedBy, Flaws: o.Flaws, Temperature: o.Temperature, Amounts: map[label.Kind]uint32{}}
 			for k, v := range o.Amounts {
 				worse.Amounts[k] = v
 			}
@@ -391,7 +426,7 @@ func TestDateProperties(t *testing.T) {
 			}
 		}
 	}
-	if moved < 500 || movedByFlaws < 50 || movedBy["an update that did not come"] < 20 || movedBy["a hotter history"] < 20 {
+	if moved < 500 || movedByFlaws < 50 || movedBy["an update that did not come"] < 20 || movedBy["a hotter history"] < 20 || movedBy["no inspection"] < 100 || movedBy["an earlier inspection"] < 100 {
 		t.Errorf("%v; only %d of the worse amounts and %d of the vulnerabilities moved a date: the test shows nothing", movedBy, moved, movedByFlaws)
 	}
 }
@@ -444,6 +479,10 @@ func TestReadObserved(t *testing.T) {
 		{"on = 2026-13-01", "cannot"},
 		{"on = \"soon\"", "is no date"},
 		{"purchased = 1969-01-01", "is no date"},
+		{"inspected = \"today\"\ninspected_by = \"M. Muster\"", "inspected is no date"},
+		{"inspected = 2027-01-01", "stand together"},
+		{"inspected_by = \"M. Muster\"", "stand together"},
+		{"inspected = 2027-01-01\ninspected_by = \"a\\nb\"", "inspected_by: \"a\\nb\" is not plain text"},
 		{`device = "a\nb"`, "is not plain text"},
 		{"of = 2026-01-01", "cannot"},
 		{on + seen("2027-06-02"), "firmware[0].first_seen: 2027-06-02 is after the day of the observation"},
@@ -491,21 +530,23 @@ func TestJoin(t *testing.T) {
 		}
 		return o
 	}
-	person, machine := read("purchased = 2026-05-04\non = 2027-06-01\n[amounts]\nstill_sold = 0"), read(`{"version":1,"model":"wearable-1","on":"2027-06-01","temperature":[{"celsius":60,"hours":5}],"amounts":{"flash_wear":7}}`)
+	person, machine := read("purchased = 2026-05-04\non = 2027-06-01\n[amounts]\nstill_sold = 0"), read(`{"version":1,"model":"wearable-1","on":"2027-06-01","inspected":"2027-03-01","inspected_by":"B","temperature":[{"celsius":60,"hours":5}],"amounts":{"flash_wear":7}}`)
 	sum, err := person.Join(machine)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := read("model = \"wearable-1\"\npurchased = 2026-05-04\non = 2027-06-01\n[amounts]\nstill_sold = 0\nflash_wear = 7\n[[temperature]]\ncelsius = 60\nhours = 5")
+	want := read("model = \"wearable-1\"\ninspected = 2027-03-01\ninspected_by = \"B\"\npurchased = 2026-05-04\non = 2027-06-01\n[amounts]\nstill_sold = 0\nflash_wear = 7\n[[temperature]]\ncelsius = 60\nhours = 5")
 	if !reflect.DeepEqual(sum, want) {
 		t.Errorf("%+v", sum)
 	}
 	for text, complaint := range map[string]string{
-		"on = 2027-06-02":                          "on stands in both",
-		"model = \"pump-1\"":                       "of model wearable-1 and of pump-1",
-		"[amounts]\nflash_wear = 7":                "flash_wear stands in both",
-		"[amounts]\nhot_hours = 7":                 "hot_hours, by temperature too",
-		"[[temperature]]\ncelsius = 60\nhours = 5": "temperature stands in both",
+		"on = 2027-06-02": "on stands in both",
+		"inspected = 2027-03-02\ninspected_by = \"A\"": "of inspection B and of A",
+		"inspected = 2027-03-02\ninspected_by = \"B\"": "inspected stands in both",
+		"model = \"pump-1\"":                           "of model wearable-1 and of pump-1",
+		"[amounts]\nflash_wear = 7":                    "flash_wear stands in both",
+		"[amounts]\nhot_hours = 7":                     "hot_hours, by temperature too",
+		"[[temperature]]\ncelsius = 60\nhours = 5":     "temperature stands in both",
 	} {
 		if _, err := machine.Join(read(text)); err == nil || !strings.Contains(err.Error(), complaint) {
 			t.Errorf("%q: %v, want %s", text, err, complaint)

@@ -21,6 +21,8 @@ type Observed struct {
 	On           Day               `json:"on,omitzero" toml:"on"`                       // the day of the observation
 	Purchased    Day               `json:"purchased,omitzero" toml:"purchased"`         // the start where the label has no day of manufacture
 	SupportEnded Day               `json:"support_ended,omitzero" toml:"support_ended"` // the day on which support has ended, if before what was promised
+	Inspected    Day               `json:"inspected,omitzero" toml:"inspected"`         // the day of the last inspection
+	InspectedBy  string            `json:"inspected_by,omitempty" toml:"inspected_by"`  // who answers for it, with inspected
 	Firmware     []FirmwareSeen    `json:"firmware,omitempty" toml:"firmware"`          // in the order of their days
 	Temperature  []HoursAbove      `json:"temperature,omitempty" toml:"temperature"`    // its history, the lowest bound first
 	Amounts      map[string]uint32 `json:"amounts,omitempty" toml:"amounts"`            // by the name of a kind, in its unit
@@ -118,19 +120,22 @@ func once(d *json.Decoder, at string) error {
 
 // Observation checks what was seen and turns it into what the date is made from.
 func (in *Observed) Observation() (Observation, error) {
-	o := Observation{Model: in.Model, Device: in.Device, On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Amounts: map[Kind]uint32{}, basis: map[Kind]basis{}}
+	o := Observation{Model: in.Model, Device: in.Device, On: in.On, Purchased: in.Purchased, SupportEnded: in.SupportEnded, Inspected: in.Inspected, InspectedBy: in.InspectedBy, Amounts: map[Kind]uint32{}, basis: map[Kind]basis{}}
 	for _, d := range []struct {
 		name string
 		day  Day
-	}{{"on", in.On}, {"purchased", in.Purchased}, {"support_ended", in.SupportEnded}} {
+	}{{"on", in.On}, {"purchased", in.Purchased}, {"support_ended", in.SupportEnded}, {"inspected", in.Inspected}} {
 		if d.day < 0 {
 			return o, fmt.Errorf("%s is no date from 1971 on such as 2026-01-31, without quotes", d.name)
 		}
 	}
-	for name, s := range map[string]string{"device": in.Device, "model": in.Model} {
+	for name, s := range map[string]string{"device": in.Device, "model": in.Model, "inspected_by": in.InspectedBy} {
 		if !plain(s) {
 			return o, fmt.Errorf("%s: %.40q is not plain text of at most %d bytes", name, s, MaxText)
 		}
+	}
+	if (in.Inspected == 0) != (in.InspectedBy == "") {
+		return o, errors.New("inspected and inspected_by stand together: the day, and who answers for the inspection")
 	}
 	for name, n := range in.Amounts {
 		var k Kind
@@ -258,7 +263,7 @@ func (o Observation) Join(p Observation) (Observation, error) {
 			name string
 			into *string
 			from string
-		}{{"model", &sum.Model, x.Model}, {"device", &sum.Device, x.Device}} {
+		}{{"model", &sum.Model, x.Model}, {"device", &sum.Device, x.Device}, {"inspection", &sum.InspectedBy, x.InspectedBy}} {
 			if s.from != "" && *s.into != "" && s.from != *s.into {
 				return Observation{}, fmt.Errorf("cannot join observations: of %s %s and of %s", s.name, *s.into, s.from)
 			}
@@ -270,7 +275,7 @@ func (o Observation) Join(p Observation) (Observation, error) {
 			name string
 			into *Day
 			from Day
-		}{{"on", &sum.On, x.On}, {"purchased", &sum.Purchased, x.Purchased}, {"support_ended", &sum.SupportEnded, x.SupportEnded}} {
+		}{{"on", &sum.On, x.On}, {"purchased", &sum.Purchased, x.Purchased}, {"support_ended", &sum.SupportEnded, x.SupportEnded}, {"inspected", &sum.Inspected, x.Inspected}} {
 			if d.from != 0 && *d.into != 0 && d.from != *d.into {
 				return twice(d.name)
 			}

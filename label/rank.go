@@ -108,6 +108,7 @@ func (e Entry) rank(on Day) (Ranked, error) {
 				r.Negative = append(r.Negative, why)
 			}
 		}
+		o.Inspected = 0 // the hospital's own work is no merit of the maker
 		d, err := l.BestBefore(o)
 		if err != nil { // no start is known
 			r.Inspect, r.Days = 0, 0

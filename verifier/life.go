@@ -495,6 +495,10 @@ func observe(d *Device, written label.Observation, now int64) (label.Observation
 		return o, fmt.Errorf("internal error: %w", err)
 	}
 	o.Device, o.Model, o.Purchased, o.SupportEnded, o.Flaws = printable(d.Serial), written.Model, written.Purchased, written.SupportEnded, written.Flaws
+	o.Inspected, o.InspectedBy = written.Inspected, written.InspectedBy
+	if i := d.Inspected; i != nil && i.On >= o.Inspected {
+		o.Inspected, o.InspectedBy = i.On, i.By
+	}
 	if o.Temperature == nil {
 		o.Temperature = written.Temperature
 	}

@@ -428,6 +428,54 @@ func TestDayOfInspection(t *testing.T) {
 		!strings.Contains(v.Life.Tasks[0].Known, "its manifest, 3, is the newest here") || v.Life.Tasks[1].Known != "in its present boot it is in stage operating; that is boot 2" || v.Life.Tasks[3].Known != "" {
 		t.Errorf("tasks: %+v", v.Life.Tasks)
 	}
+	// The term begins anew with an inspection that an operator records, or a person
+	// wrote down, whichever is later.
+	was, today := v.Life.Date.Inspect, label.DayOf(f.Now)
+	for _, tt := range []struct {
+		on   label.Day
+		by   string
+		want string
+	}{
+		{today + 1, "M. Muster", "is not a day until today"}, {0, "M. Muster", "is not a day"}, {today, "", "say who"},
+		{today, strings.Repeat("M", 65), "say who"}, {today, "M\nMuster", "say who"},
+	} {
+		if err := f.Inspected(f.Now, d.UEID, tt.on, tt.by); !errors.Is(err, verifier.ErrState) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("inspected on %s by %q: %v", tt.on, tt.by, err)
+		}
+	}
+	if err := f.Inspected(f.Now, attest.UEID{9}, today, "M. Muster"); !errors.Is(err, verifier.ErrNotFound) {
+		t.Errorf("of nobody: %v", err)
+	}
+	if err := f.Inspected(f.Now, f.NewDevice().UEID, today, "M. Muster"); err == nil {
+		t.Error("of a device that was not approved")
+	}
+	if v := d.View(); v.Life.Date.Inspect != was {
+		t.Errorf("what was refused moved the day from %s to %s", was, v.Life.Date.Inspect)
+	}
+	begins := func(want string) {
+		t.Helper()
+		v := d.View()
+		step := v.Life.Date.Steps[0]
+		if v.Life.Due(f.Now) || slices.Contains(codes(v.Findings), verifier.ReasonInspection) || v.Life.Date.Inspect <= was || step.What != "inspected" || !strings.Contains(step.Why, want) {
+			t.Errorf("want %q: %+v, %v", want, v.Life.Date, v.Findings)
+		}
+	}
+	if err := f.Inspected(f.Now, d.UEID, today, "M. Muster"); err != nil {
+		t.Fatal(err)
+	}
+	begins("on " + today.String() + " by M. Muster")
+	written[d.UEID] = label.Observation{Inspected: today - 1, InspectedBy: "ward 3"}
+	begins("by M. Muster")
+	f.Now += 86400
+	written[d.UEID] = label.Observation{Inspected: today + 1, InspectedBy: "ward 3"}
+	begins("by ward 3")
+	r := d.Accepted(d.Message(attest.KindRoutine)) // which keeps what was recorded
+	delete(written, d.UEID)
+	begins("by M. Muster")
+	result, err := verifier.OpenResult(r.Result, w.Result.Public())
+	if in := result.Submods[d.UEID.String()].Details.Label; err != nil || in == nil || in.Inspect <= was {
+		t.Errorf("the result says %+v, %v", in, err)
+	}
 }
 
 // Without a day to begin with there is no date, and the page says why.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 )
 
@@ -118,8 +119,16 @@ type Device struct {
 	ReplacedBy *attest.UEID `cbor:"37,keyasint,omitempty"` // the machine whose new TPM or key makes it another device
 	Replaces   *attest.UEID `cbor:"38,keyasint,omitempty"` //
 
-	Seen *Seen `cbor:"40,keyasint,omitempty"` // what its life is told from
-	Life *Life `cbor:"-"`                     // at the time for which it was asked; nil without labels
+	Seen      *Seen       `cbor:"40,keyasint,omitempty"` // what its life is told from
+	Inspected *Inspection `cbor:"45,keyasint,omitempty"` // its last; nil before the first that was recorded
+	Life      *Life       `cbor:"-"`                     // at the time for which it was asked; nil without labels
+}
+
+// An Inspection was made by the hospital, as an operator recorded it.
+type Inspection struct {
+	On label.Day `cbor:"1,keyasint"` // the day on which it was made
+	By string    `cbor:"2,keyasint"` // who answers for it
+	At int64     `cbor:"3,keyasint"` // when it was recorded, Unix seconds
 }
 
 // A Boot is what the reports of one boot have shown.

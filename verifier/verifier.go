@@ -404,6 +404,29 @@ func (v *Verifier) Replace(now int64, old, with attest.UEID, by string) ([]byte,
 	return v.approve(now, with, by, &old)
 }
 
+// Inspected records that the hospital inspected a device on a day, not after now, and
+// who answers for that: the term of its best-before-inspection date begins anew. A
+// record takes the place of the last one, so that a wrong one can be put right.
+func (v *Verifier) Inspected(now int64, id attest.UEID, on label.Day, by string) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("cannot record inspection of device %s: %w", id, fmt.Errorf(format, args...))
+	}
+	defer v.lock(id)()
+	d, err := v.store.Device(id)
+	switch {
+	case err != nil:
+		return fail("%w", err)
+	case d.Enrolled != Approved:
+		return fail("%w: its enrolment is %q", ErrState, d.Enrolled)
+	case by == "" || len(by) > 64 || printable(by) != by:
+		return fail("%w: say who inspected it, in at most 64 bytes that can be printed", ErrState)
+	case on <= 0 || on > label.DayOf(now):
+		return fail("%w: %s is not a day until today, %s", ErrState, on, label.DayOf(now))
+	}
+	d.Inspected = &Inspection{On: on, By: by, At: now}
+	return v.save(d)
+}
+
 // Challenge makes a signed challenge. Its answer, with a quote where there is a
 // TPM, must come within five minutes. A second challenge replaces the first.
 func (v *Verifier) Challenge(now int64, id attest.UEID) ([]byte, error) {

@@ -533,8 +533,11 @@ day and its tasks for a calendar. It does not verify the label.`,
 		if errors.Is(err, label.ErrModel) {
 			return fail(exitRefused, "give the observation of a device of this label", "%s: %w", args[0], err)
 		}
-		if err != nil {
+		if errors.Is(err, label.ErrNoStart) {
 			return fail(exitRefused, "write purchased = 2026-05-04 in the file of --observed", "%s: %w", args[0], err)
+		}
+		if err != nil {
+			return fail(exitRefused, "correct the file of --observed", "%s: %w", args[0], err)
 		}
 		if ics != "" {
 			stamp := o.On

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/verifier"
 	"github.com/miotfacts/miotfacts/verifier/web"
 )
@@ -27,6 +28,7 @@ import (
 //	POST /admin/devices/{id}/revoke                      204
 //	POST /admin/devices/{id}/decommission    {"by": "name"}                  204
 //	POST /admin/devices/{id}/replace         {"by": "name", "with": "UEID"}  204
+//	POST /admin/devices/{id}/inspected       {"by": "name", "on": "2028-08-20"}  204
 //	POST /admin/devices/{id}/challenge                   202
 //	POST /admin/observations            a Survey         counted
 type admin struct {
@@ -41,7 +43,7 @@ type admin struct {
 func (a *admin) handler(pages http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
-	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "decommission": a.decommission, "replace": a.replace, "challenge": a.challenge} {
+	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "decommission": a.decommission, "replace": a.replace, "inspected": a.inspected, "challenge": a.challenge} {
 		mux.HandleFunc("POST /admin/devices/{id}/"+action, func(w http.ResponseWriter, r *http.Request) {
 			id, err := attest.ParseUEID(r.PathValue("id"))
 			status := http.StatusBadRequest
@@ -136,6 +138,20 @@ func (a *admin) replace(id attest.UEID, r *http.Request) (int, error) {
 	}
 	a.bus.Drop(id)
 	a.tellApproved(with, data)
+	return http.StatusNoContent, nil
+}
+
+func (a *admin) inspected(id attest.UEID, r *http.Request) (int, error) {
+	var body struct {
+		By string    `json:"by"`
+		On label.Day `json:"on"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1024)).Decode(&body); err != nil {
+		return http.StatusBadRequest, fmt.Errorf("cannot read who inspected it and when: %w", err)
+	}
+	if err := a.verifier.Inspected(time.Now().Unix(), id, body.On, body.By); err != nil {
+		return status(err), err
+	}
 	return http.StatusNoContent, nil
 }
 
@@ -317,6 +333,40 @@ own name.`,
 		},
 	}
 	c.Flags().StringVar(&by, "by", "", "`NAME` of who approves, kept with both devices (required)")
+	cobra.CheckErr(c.MarkFlagRequired("by"))
+	return p.flags(c)
+}
+
+func newInspectedCommand() *cobra.Command {
+	var p place
+	var by, on string
+	c := &cobra.Command{
+		Use:   "inspected DEVICE",
+		Short: "Record that a device was inspected",
+		Long: `Records an inspection that the hospital made, and who answers for it: the term of
+the best-before-inspection date begins anew on that day, and the finding
+inspection-due goes. What a device reports of itself never counts as an inspection,
+and no label does. Recorded again, the new day takes the place of the old one.`,
+		Example: `  factsverifier inspected 0123456789abcdef0123456789abcdef --by "M. Muster"
+  factsverifier inspected 0123456789abcdef0123456789abcdef --by "M. Muster" --on 2028-08-20`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := device(args[0])
+			if err != nil {
+				return err
+			}
+			day := label.DayOf(time.Now().Unix())
+			if on != "" {
+				if err := day.UnmarshalText([]byte(on)); err != nil {
+					return fail(exitUsage, "write --on 2028-08-20", err)
+				}
+			}
+			_, err = p.ask(c.Context(), http.MethodPost, "/admin/devices/"+id+"/inspected", map[string]string{"by": by, "on": day.String()})
+			return err
+		},
+	}
+	c.Flags().StringVar(&by, "by", "", "`NAME` of who answers for the inspection, kept with the device (required)")
+	c.Flags().StringVar(&on, "on", "", "`DAY` on which it was made; today where it is not given")
 	cobra.CheckErr(c.MarkFlagRequired("by"))
 	return p.flags(c)
 }
