@@ -119,6 +119,7 @@ func (l *Label) Check() []reference.Problem {
 		c.bad("until", "write an until that is not before from", "validity from %s until %s is empty", l.From, l.Until)
 	}
 	c.components(l)
+	c.boot(l.Boot)
 	c.data(l)
 	c.runtime(l.Runtime)
 	c.lifecycle(l)
@@ -148,6 +149,21 @@ func (c *checker) components(l *Label) {
 	rows(c, "storage", "storage location", "add [[storage]] tables, or storage = [] if nothing is stored", l.Storage, place)
 	if len(l.Cloud) == 0 && slices.ContainsFunc(l.Connections, func(x Connection) bool { return x.Reach&Cloud != 0 }) {
 		c.bad("cloud", "add a [[cloud]] table", "no cloud location, but a connection that reaches the cloud")
+	}
+}
+
+// boot checks what the label says of its boot, which it need not do.
+func (c *checker) boot(list []Protection) {
+	if list != nil && len(list) == 0 {
+		c.bad("boot", "name what protects it, or remove the key: what is not said is not compared", "nothing is named")
+	}
+	for i, p := range list {
+		at := fmt.Sprintf("boot[%d]", i)
+		c.choice(at, int(p), protectionNames())
+		if slices.Contains(list[:i], p) {
+			c.bad(at, "remove it", "%s stands there twice", p)
+			return
+		}
 	}
 }
 

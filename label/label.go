@@ -58,6 +58,7 @@ type Label struct {
 	CE          string       `cbor:"24,keyasint,omitempty" toml:"ce"`           // number of the notified body, or "self" for self-declared
 	Details     string       `cbor:"25,keyasint,omitempty" toml:"details"`      // URL for people
 	Example     bool         `cbor:"26,keyasint,omitempty" toml:"example"`      // made up; every picture says so
+	Boot        []Protection `cbor:"27,keyasint,omitempty" toml:"boot"`         // with what its boot is protected; none: not said
 }
 
 // A Sensor measures something.
@@ -265,10 +266,23 @@ const (
 	Impossible Ease = 5 // it cannot be deleted while the device is in use
 )
 
+// Protection is with what the boot of a device is protected.
+type Protection uint8
+
+// The protections.
+const (
+	SecureBoot   Protection = 1 // only software that the manufacturer signed starts
+	MeasuredBoot Protection = 2 // a TPM can prove what has started
+	VerifiedRoot Protection = 3 // the root file system is checked against a signed digest as it is read
+)
+
 // The names by which people write the choices; place 0 is none.
 func whenNames() []string    { return []string{"", "real time", "post processing", "both"} }
 func reachNames() []string   { return []string{"", "cloud", "local", "both"} }
 func controlNames() []string { return []string{"", "app", "device", "website"} }
+func protectionNames() []string {
+	return []string{"", "secure boot", "measured boot", "verified root"}
+}
 func easeNames() []string {
 	return []string{"", "easy", "several steps", "on request", "complex", "impossible"}
 }
@@ -297,6 +311,11 @@ func (r *Reach) UnmarshalText(text []byte) error { return choose(r, text, reachN
 
 // UnmarshalText reads "app", "device" or "website".
 func (c *Control) UnmarshalText(text []byte) error { return choose(c, text, controlNames()) }
+
+// UnmarshalText reads "secure boot", "measured boot" or "verified root".
+func (p *Protection) UnmarshalText(text []byte) error { return choose(p, text, protectionNames()) }
+
+func (p Protection) String() string { return nameOf(protectionNames(), int(p)) }
 
 // UnmarshalText reads "easy", "several steps", "on request", "complex" or "impossible".
 func (e *Ease) UnmarshalText(text []byte) error { return choose(e, text, easeNames()) }

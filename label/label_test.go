@@ -113,8 +113,9 @@ func TestTableI(t *testing.T) {
 			"Electric motor", "Rotation", "MQTT", "Cloud", "Bluetooth", "Local", "Gateways", "Cloud location", "Italy, EU",
 			"Storage location", "Netherlands, EU", "Example Medical GmbH", "&#43;49 961 555 0100", "security@example.com", "Germany, EU",
 			"GPS (latitude and longitude)", "every minute", "App; device itself", "1 easy to 5 complex", "2 several steps", "4 complex",
+			"Start protected by", "Secure Boot; measured boot",
 		},
-		label.German: {"Echtzeit", "Nachverarbeitung", "Lokal", "Italien, EU", "Niederlande, EU", "Deutschland, EU", "jede Minute", "Gerät selbst", "4 aufwendig", "≤ 2,5 W"},
+		label.German: {"Echtzeit", "Nachverarbeitung", "Lokal", "Italien, EU", "Niederlande, EU", "Deutschland, EU", "jede Minute", "Gerät selbst", "4 aufwendig", "≤ 2,5 W", "Start geschützt durch", "Secure Boot; gemessener Start"},
 	} {
 		html, err := label.HTML(signed, lang, nil)
 		if err != nil {
@@ -175,6 +176,9 @@ func TestLint(t *testing.T) {
 		{"mud", without("mud"), "mud", "missing row: address of the MUD file", 0, true},
 		{"udi", without("udi"), "udi", "missing row: device identifier", 0, true},
 		{"ce", without("ce"), "ce", "missing row: CE marking", 0, true},
+		{"no boot", change(`boot = ["secure boot", "measured boot"]`, `boot = []`), "boot", "nothing is named", line("boot ="), false},
+		{"boot", change(`boot = ["secure boot", "measured boot"]`, `boot = ["safe boot"]`), "", `"safe boot" is none of "secure boot", "measured boot", "verified root"`, 0, false},
+		{"boot twice", change(`boot = ["secure boot", "measured boot"]`, `boot = ["verified root", "verified root"]`), "boot[1]", "verified root stands there twice", line("boot ="), false},
 		{"unknown key", change("yields = \"Temp", "yield = \"Temp"), "sensor.yield", `unknown key "yield"`, line("yields = \"Temp"), false},
 		{"wrong type", change("sequence = 1 ", "sequence = true "), "sequence", "cannot", line("sequence = 1"), false},
 		{"no date", change("from = 2026-01-01", `from = "soon"`), "from", "it is no date", line("from ="), false},

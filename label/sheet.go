@@ -106,6 +106,9 @@ func (l *Label) Sheet(lang Lang) *Sheet {
 	if u.EndOfLife != 0 {
 		optional(say("End of life", "Lebensende"), lang.day(u.EndOfLife))
 	}
+	if len(l.Boot) > 0 {
+		optional(say("Start protected by", "Start geschützt durch"), line(mapped(l.Boot, lang.protection)))
+	}
 	optional(say("Report a flaw to", "Schwachstelle melden an"), u.Contact)
 	if l.Made != 0 {
 		optional(say("Manufactured", "Hergestellt"), lang.day(l.Made))

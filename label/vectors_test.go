@@ -28,13 +28,13 @@ var update = flag.Bool("update", false, "write the vectors anew")
 const vectors = "../testdata/vectors/label"
 
 // vector returns the example as it was when the vectors were made, before the bill of
-// materials that it names was one.
+// materials that it names was one, and before labels said how a boot is protected.
 func vector(t *testing.T, change ...func(*label.Label)) *label.Label {
 	digest, err := hex.DecodeString("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return example(t, append([]func(*label.Label){func(l *label.Label) { l.SBOM.SHA256 = digest }}, change...)...)
+	return example(t, append([]func(*label.Label){func(l *label.Label) { l.SBOM.SHA256, l.Boot = digest, nil }}, change...)...)
 }
 
 // TestVectors holds the wire form: the bytes of every vector are those in
@@ -50,6 +50,8 @@ func TestVectors(t *testing.T) {
 	}{
 		{"keys", keyList(t), nil},
 		{"example", good, nil},
+		{"boot", sign(t, vector(t, func(l *label.Label) { l.Boot = []label.Protection{label.SecureBoot, label.MeasuredBoot} }), fixed(t, "label")), nil},
+		{"refused-boot", encode(t, vector(t, func(l *label.Label) { l.Boot = []label.Protection{label.SecureBoot, label.SecureBoot} }), cose.Label, fixed(t, "label")), reference.ErrContent},
 		{"refused-bit", broken, cose.ErrSignature},
 		{"refused-role", sign(t, vector(t), fixed(t, "manifest")), reference.ErrRole},
 		{"refused-key", sign(t, vector(t), fixed(t, "stranger")), reference.ErrUnknownKey},

@@ -111,6 +111,16 @@ func (l Lang) control(c Control) string {
 	return l.say("website", "Webseite")
 }
 
+func (l Lang) protection(p Protection) string {
+	switch p {
+	case SecureBoot:
+		return "Secure Boot"
+	case MeasuredBoot:
+		return l.say("measured boot", "gemessener Start")
+	}
+	return l.say("verified root", "geprüftes Dateisystem")
+}
+
 func (l Lang) ease(e Ease) string {
 	switch e {
 	case Easy:

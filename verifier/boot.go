@@ -282,7 +282,7 @@ func (b *Boot) waits(log attest.Log) string {
 // matchEvents compares the logs with the PCRs and then with the reference. It
 // reports whether the logs are what they claim.
 func (j *judge) matchEvents(l *logs, boot *Boot, m *reference.Manifest) (bool, error) {
-	boot.Versions = nil
+	boot.Versions, boot.SecureBoot = nil, ""
 	if why := boot.waits(attest.LogFirmware); why != "" {
 		j.find(ReasonBootLog, TierWarning, "boot state not appraised: %s", why)
 		return true, nil
@@ -321,6 +321,11 @@ func (j *judge) matchEvents(l *logs, boot *Boot, m *reference.Manifest) (bool, e
 	}
 	match := best.Match(BootGroups(m.BootEvents), j.cmdline())
 	boot.Versions = match.Versions
+	for _, e := range best.Record(func(pcr int) bool { return pcr == 7 }) {
+		if e.Subject == "Secure Boot" {
+			boot.SecureBoot = e.Value
+		}
+	}
 	for i, d := range match.Deviations {
 		if i == maxFindings/2 {
 			j.find(ReasonMore, TierContraindicated, "and %d more events of the boot deviate", len(match.Deviations)-i)

@@ -54,6 +54,7 @@ func compare(l *label.Label, software *Software, ref *reference.Reference, d *De
 	c.services()
 	c.ranges()
 	c.boot()
+	c.protected()
 	c.materials(software)
 	c.updates(now)
 	c.support(now)
@@ -315,6 +316,91 @@ func (c *comparison) boot() {
 	default:
 		c.add(ReasonLabelBoot, about, Fits, "the manifest has references of the boot, and the device has a TPM")
 	}
+}
+
+// protected holds what the label says of the boot's protection against the appraised
+// boot, and where a quote cannot prove it against what the device says.
+func (c *comparison) protected() {
+	const about = "protection of the boot"
+	if len(c.label.Boot) == 0 {
+		c.add(ReasonLabelProtected, about, Open, "the label says nothing of it")
+		return
+	}
+	worst := Fits
+	var texts []string
+	for _, p := range c.label.Boot {
+		v, text := Open, "the label says "+p.String()+", which is not known here"
+		switch p {
+		case label.SecureBoot:
+			v, text = c.secureBoot()
+		case label.MeasuredBoot:
+			v, text = c.measuredBoot()
+		case label.VerifiedRoot:
+			v, text = c.verifiedRoot()
+		}
+		if v == Contradicts || worst == Fits {
+			worst = v
+		}
+		texts = append(texts, p.String()+": "+text)
+	}
+	c.add(ReasonLabelProtected, about, worst, "%s", strings.Join(texts, "; "))
+}
+
+// accepted reports whether a quote proves that PCR p is as the manifest's references
+// have it.
+func (c *comparison) accepted(p int) bool {
+	b := c.device.Boot
+	return b != nil && b.Quoted && b.State == nil && len(b.Found) == 0 && c.ref != nil && c.ref.Manifest().Boot != nil && slices.Contains(c.ref.Manifest().Boot.PCRs, p)
+}
+
+func (c *comparison) secureBoot() (Verdict, string) {
+	if b := c.device.Boot; b != nil && b.Quoted && b.SecureBoot != "" {
+		text := b.SecureBoot + ", as the event log and the quoted PCR 7 prove"
+		if b.SecureBoot == "on" {
+			return Fits, text
+		}
+		return Contradicts, text
+	}
+	v, why := c.seen.reading(factSecureBoot)
+	switch {
+	case why != "":
+		return Open, why
+	case !v.Bool():
+		return Contradicts, "off, as the device says"
+	case c.accepted(7): // which has Secure Boot and its keys (TCG, PC Client Platform Firmware Profile, 3.3.4.8)
+		return Fits, "on, as the device says, and the quoted PCR 7 is the manifest's"
+	}
+	return Open, "on, as the device says; no quote proves it"
+}
+
+func (c *comparison) measuredBoot() (Verdict, string) {
+	b := c.device.Boot
+	switch {
+	case c.device.Protection != attest.ProtectionTPM:
+		return Contradicts, "the device has a " + c.device.Protection.String()
+	case b == nil || !b.Quoted:
+		return Open, "no quote of the present boot has come"
+	case !slices.ContainsFunc(b.PCRs, func(p attest.PCR) bool { return slices.ContainsFunc(p.Digest, func(x byte) bool { return x != 0 }) }):
+		return Contradicts, "all quoted PCRs are empty: nothing was measured"
+	case b.State != nil:
+		return Fits, "a quote proves what was measured, which is another boot than the manifest's"
+	}
+	return Fits, "a quote proves what was measured"
+}
+
+func (c *comparison) verifiedRoot() (Verdict, string) {
+	v, why := c.seen.reading(factVerity)
+	switch {
+	case why != "":
+		return Open, why
+	case !v.Bool():
+		return Contradicts, "no dm-verity device is active"
+	}
+	hash, why := c.seen.reading(factRootHash)
+	if why != "" {
+		return Open, "dm-verity is active, and nothing tells that it is the root file system's: " + why
+	}
+	return Fits, fmt.Sprintf("dm-verity is active, with the root hash %.8x… that the command line demands", hash.Bytes())
 }
 
 func (c *comparison) updates(now int64) {

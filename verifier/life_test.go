@@ -12,6 +12,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/attest"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/tpm/tpmtest"
 	"github.com/miotfacts/miotfacts/facts"
 	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
@@ -33,7 +34,7 @@ func pumpLabel(t testing.TB, change ...func(*label.Label)) *label.Label {
 		return nil
 	}
 	num := func(n int64) *int64 { return &n }
-	l.Model = "pump-1"
+	l.Model, l.Boot = "pump-1", nil
 	l.Connections = []label.Connection{{Protocol: "SSH", Reach: label.Local}}
 	l.Cloud = []label.Place{}
 	l.Runtime = []label.Runtime{
@@ -80,6 +81,10 @@ func codes(found []verifier.Finding) []verifier.Reason {
 	return out
 }
 
+func protected(by ...label.Protection) func(*label.Label) {
+	return func(l *label.Label) { l.Boot = by }
+}
+
 // Each contradiction has a code of its own, in the words of the page, as a warning
 // and in the signed result; what fits has none.
 func TestLabelAgainstLife(t *testing.T) {
@@ -124,6 +129,16 @@ func TestLabelAgainstLife(t *testing.T) {
 		{name: "boot to be proved by a TPM", manifest: func(m *reference.Manifest) {
 			m.Boot = &reference.Boot{PCRs: []int{0, 7}, Accept: [][]byte{make([]byte, 32)}}
 		}, want: verifier.ReasonLabelBoot, text: "key file, no TPM"},
+		{name: "Secure Boot is off", label: protected(label.SecureBoot), device: func(d *verifiertest.Device) { d.Set(10, facts.BoolValue(false)) },
+			want: verifier.ReasonLabelProtected, text: "secure boot: off, as the device says"},
+		{name: "Secure Boot is said to be on", label: protected(label.SecureBoot), device: func(d *verifiertest.Device) { d.Set(10, facts.BoolValue(true)) }},
+		{name: "measured boot without a TPM", label: protected(label.MeasuredBoot, label.SecureBoot), want: verifier.ReasonLabelProtected, text: "measured boot: the device has a key file, no TPM; secure boot: no report has told it"},
+		{name: "no verified root", label: protected(label.VerifiedRoot), device: func(d *verifiertest.Device) { d.Set(63, facts.BoolValue(false)) },
+			want: verifier.ReasonLabelProtected, text: "verified root: no dm-verity device is active"},
+		{name: "verified root", label: protected(label.VerifiedRoot), device: func(d *verifiertest.Device) {
+			d.Set(63, facts.BoolValue(true))
+			d.Set(15, facts.BytesValue([]byte{0x12, 0x34, 0x56, 0x78, 0x9a}))
+		}},
 		{name: "no update", later: 70 * 86400, want: verifier.ReasonLabelUpdates, text: "promised at least every 60 days; 73 days passed without a change"},
 		{name: "support", label: func(l *label.Label) { l.Updates.SupportUntil = label.DayOf(referencetest.Now) - 1 }, want: verifier.ReasonLabelSupport, text: "security support has ended on 2027-01-14"},
 		{name: "end of life", label: func(l *label.Label) { l.Updates.EndOfLife = label.DayOf(referencetest.Now) - 1 }, want: verifier.ReasonLabelSupport, text: "after its end of life"},
@@ -187,6 +202,69 @@ func TestLabelAgainstLife(t *testing.T) {
 	}
 }
 
+// What the label says of the boot is held against the boot that a quote proves, before
+// what the device says of it.
+func TestLabelAgainstBoot(t *testing.T) {
+	off, on := recordedBoot(t, "edk2"), recordedBoot(t, "secboot")
+	for _, tt := range []struct {
+		name     string
+		boot     bootLog
+		manifest bootLog
+		claims   []label.Protection
+		device   func(*machine) *verifier.Record
+		want     verifier.Verdict
+		text     string
+	}{
+		{"on, proved", on, on, []label.Protection{label.SecureBoot, label.MeasuredBoot}, (*machine).quotes, verifier.Fits, "secure boot: on, as the event log and the quoted PCR 7 prove; measured boot: a quote proves what was measured"},
+		{"off, proved, whatever the device says", off, off, []label.Protection{label.SecureBoot}, func(m *machine) *verifier.Record {
+			m.Set(10, facts.BoolValue(true))
+			return m.quotes()
+		}, verifier.Contradicts, "secure boot: off, as the event log"},
+		{"off, and on in the manifest", off, on, []label.Protection{label.MeasuredBoot, label.SecureBoot}, (*machine).quotes, verifier.Contradicts, "secure boot: off, as the event log"},
+		{"another boot, with Secure Boot", on, off, []label.Protection{label.SecureBoot, label.MeasuredBoot}, (*machine).quotes, verifier.Fits, "secure boot: on, as the event log"},
+		{"the log is missing", on, on, []label.Protection{label.SecureBoot, label.MeasuredBoot}, func(m *machine) *verifier.Record {
+			delete(m.logs, attest.LogFirmware)
+			m.Set(10, facts.BoolValue(true))
+			return m.quotes()
+		}, verifier.Open, "secure boot: on, as the device says; no quote proves it; measured boot: a quote proves"},
+		{"no quote yet", on, on, []label.Protection{label.MeasuredBoot}, func(m *machine) *verifier.Record {
+			return m.says(m.message(m.Report(attest.KindRoutine), false))
+		}, verifier.Open, "measured boot: no quote of the present boot has come"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := referencetest.New(t)
+			f := labelled(t, w, manifestOf(t, map[string]bootLog{"A": tt.manifest}), []verifier.LabelFile{{Name: "pump.label", Data: signLabel(t, w.Label, pumpLabel(t, protected(tt.claims...)))}})
+			m := newMachine(f, tt.boot)
+			tt.device(m)
+			i := slices.IndexFunc(m.View().Life.Checks, func(c verifier.Check) bool { return c.Code == verifier.ReasonLabelProtected })
+			if c := m.View().Life.Checks[i]; c.Verdict != tt.want || !strings.Contains(c.Text, tt.text) {
+				t.Errorf("%s: %s, want %s: %s", c.Verdict, c.Text, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+// A TPM into which nothing was measured proves no boot.
+func TestLabelNothingMeasured(t *testing.T) {
+	w := referencetest.New(t)
+	m := referencetest.Example()
+	empty := make([]byte, 32)
+	var values []attest.PCR
+	for pcr := range 8 {
+		values = append(values, attest.PCR{Index: pcr, Digest: empty})
+	}
+	m.Boot = &reference.Boot{PCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, Accept: [][]byte{attest.PCRDigest(values)}}
+	f := labelled(t, w, m, []verifier.LabelFile{{Name: "pump.label", Data: signLabel(t, w.Label, pumpLabel(t, protected(label.MeasuredBoot, label.SecureBoot)))}})
+	d := f.NewTPMDevice(tpmtest.New(t).Addr).Enrolled()
+	d.Set(10, facts.BoolValue(true))
+	r := d.Accepted(d.Message(attest.KindBoot))
+	i := slices.IndexFunc(r.Findings, func(x verifier.Finding) bool { return x.Code == verifier.ReasonLabelProtected })
+	if i < 0 || !strings.Contains(r.Findings[i].Text, "measured boot: all quoted PCRs are empty: nothing was measured; secure boot: on, as the device says, and the quoted PCR 7 is the manifest's") {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 // What nothing tells is said not to be appraised, check by check and as a finding.
 func TestLabelNotAppraised(t *testing.T) {
 	w := referencetest.New(t)
@@ -202,7 +280,7 @@ func TestLabelNotAppraised(t *testing.T) {
 			open[c.Code] = c.Text
 		}
 	}
-	want := []verifier.Reason{verifier.ReasonLabelRadio, verifier.ReasonLabelBluetooth, verifier.ReasonLabelNetwork, verifier.ReasonLabelBoot, verifier.ReasonLabelSBOM, verifier.ReasonLabelUpdates, verifier.ReasonLabelParts}
+	want := []verifier.Reason{verifier.ReasonLabelRadio, verifier.ReasonLabelBluetooth, verifier.ReasonLabelNetwork, verifier.ReasonLabelBoot, verifier.ReasonLabelProtected, verifier.ReasonLabelSBOM, verifier.ReasonLabelUpdates, verifier.ReasonLabelParts}
 	if len(open) != len(want) {
 		t.Errorf("not appraised: %v", open)
 	}

@@ -84,6 +84,7 @@ const (
 	ReasonLabelService   Reason = "label-service"   // a listening socket that neither label nor manifest declares
 	ReasonLabelRange     Reason = "label-range"     // its runtime facts are not those of the manifest
 	ReasonLabelBoot      Reason = "label-boot"      // the boot should be proved by a TPM, and the key is in a file
+	ReasonLabelProtected Reason = "label-protected" // its boot is not protected with what it says
 	ReasonLabelSBOM      Reason = "label-sbom"      // the bill of materials is another file, or of another version than booted
 	ReasonLabelUpdates   Reason = "label-updates"   // updates come less often than it promises
 	ReasonLabelSupport   Reason = "label-support"   // support or life has ended

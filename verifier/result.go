@@ -191,6 +191,7 @@ var entries = map[Reason]struct {
 	ReasonLabelService:   {Configuration, labelDiffers, 0},
 	ReasonLabelRange:     {Configuration, labelDiffers, 0},
 	ReasonLabelBoot:      {Configuration, labelDiffers, 0},
+	ReasonLabelProtected: {Configuration, labelDiffers, 0},
 	ReasonLabelSBOM:      {Configuration, labelDiffers, 0},
 	ReasonLabelUpdates:   {Configuration, labelDiffers, 0},
 	ReasonLabelSupport:   {Configuration, labelDiffers, 0},

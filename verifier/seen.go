@@ -18,8 +18,10 @@ import (
 // Wire keys of the facts that a device's life is told from, of facts/catalogue.go.
 const (
 	factSecureBoot  facts.Key = 10
+	factRootHash    facts.Key = 15
 	factTemperature facts.Key = 50
 	factWear        facts.Key = 61
+	factVerity      facts.Key = 63
 	factListening   facts.Key = 70
 	factPeers       facts.Key = 71
 	factAddresses   facts.Key = 74
@@ -37,7 +39,7 @@ const (
 
 // lifeFacts are those of which the newest reading is kept.
 var lifeFacts = []facts.Key{
-	factSecureBoot, factWear, factListening, factPeers, factAddresses, factWireless, factBluetooth, factTamper,
+	factSecureBoot, factRootHash, factWear, factVerity, factListening, factPeers, factAddresses, factWireless, factBluetooth, factTamper,
 	factHours, factCycles, factKernel, factOS, factFirmware, factAgent, factUpdate,
 }
 

@@ -146,6 +146,8 @@ type Boot struct {
 	Found    []Finding                `cbor:"9,keyasint,omitempty"`  // in the events of the boot
 	Versions []string                 `cbor:"10,keyasint,omitempty"` // that booted: "system 1.2.0"; where something deviates, the nearest
 	Files    *Files                   `cbor:"11,keyasint,omitempty"` // what IMA measured
+
+	SecureBoot string `cbor:"15,keyasint,omitempty"` // "on" or "off", as the event log and the quoted PCR 7 prove; "" where they do not
 }
 
 // A LogState is how much is known of one log of a boot.
