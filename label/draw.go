@@ -13,11 +13,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/miotfacts/miotfacts/pdf"
 	"golang.org/x/image/font"
-	"golang.org/x/image/font/gofont/gobold"
-	"golang.org/x/image/font/gofont/goregular"
 	"golang.org/x/image/font/opentype"
-	"golang.org/x/image/font/sfnt"
 	"golang.org/x/image/math/fixed"
 )
 
@@ -58,7 +56,7 @@ type Drawing struct {
 	bars          []bar
 	codes         []placed
 	module        int // side, of all codes
-	regular, bold *opentype.Font
+	regular, bold *pdf.Face
 }
 
 type textMark struct {
@@ -107,10 +105,7 @@ func drawing(signed []byte, f Format, lang Lang) (*Drawing, error) {
 		return nil, err
 	}
 	d := &Drawing{lang: lang, codes: []placed{{Code: code}}}
-	if d.regular, err = opentype.Parse(goregular.TTF); err != nil {
-		return nil, err
-	}
-	if d.bold, err = opentype.Parse(gobold.TTF); err != nil {
+	if d.regular, d.bold, err = pdf.Faces(); err != nil {
 		return nil, err
 	}
 	s := l.Sheet(lang)
@@ -149,48 +144,21 @@ func (d *Drawing) place(right, bottom, side int) (int, error) {
 	return modules * d.module, nil
 }
 
-// measure returns the width of text in a size.
-func (d *Drawing) measure(text string, size int, bold bool) int {
-	f := d.regular
+func (d *Drawing) face(bold bool) *pdf.Face {
 	if bold {
-		f = d.bold
+		return d.bold
 	}
-	const ppem = 1024 // fine enough that the rounding of advances does not count
-	var sum fixed.Int26_6
-	b := new(sfnt.Buffer)
-	for _, r := range text {
-		if i, err := f.GlyphIndex(b, r); err == nil {
-			if a, err := f.GlyphAdvance(b, i, fixed.I(ppem), font.HintingNone); err == nil {
-				sum += a
-			}
-		}
-	}
-	return int(int64(sum) * int64(size) / (ppem * 64))
+	return d.regular
 }
 
-// wrap breaks text into lines of a width at its spaces, and within words that
-// are wider.
+// measure returns the width of text in a size.
+func (d *Drawing) measure(text string, size int, bold bool) int {
+	return d.face(bold).Measure(text, size)
+}
+
+// wrap breaks text into lines of a width.
 func (d *Drawing) wrap(text string, size, width int, bold bool) []string {
-	var lines []string
-	line := ""
-	for _, word := range strings.Fields(text) {
-		if line != "" && d.measure(line+" "+word, size, bold) <= width {
-			line += " " + word
-			continue
-		}
-		if line != "" {
-			lines = append(lines, line)
-		}
-		line = ""
-		for _, r := range word {
-			if line != "" && d.measure(line+string(r), size, bold) > width {
-				lines = append(lines, line)
-				line = ""
-			}
-			line += string(r)
-		}
-	}
-	return append(lines, line)
+	return d.face(bold).Wrap(text, size, width)
 }
 
 func (d *Drawing) text(x, y, size int, bold bool, text string) {
@@ -489,11 +457,7 @@ func (d *Drawing) PNG() ([]byte, error) {
 		}
 	}
 	for _, t := range d.texts {
-		f := d.regular
-		if t.bold {
-			f = d.bold
-		}
-		face, err := opentype.NewFace(f, &opentype.FaceOptions{Size: float64(t.size) / inch * 72, DPI: DotsPerInch, Hinting: font.HintingNone})
+		face, err := opentype.NewFace(d.face(t.bold).Font, &opentype.FaceOptions{Size: float64(t.size) / inch * 72, DPI: DotsPerInch, Hinting: font.HintingNone})
 		if err != nil {
 			return nil, fmt.Errorf("cannot draw text: %w", err)
 		}

@@ -43,8 +43,10 @@ type radar struct {
 
 // SVG draws the levels of all columns as a radar picture. The same evaluation
 // gives the same bytes.
-func (e *Evaluation) SVG(l Lang) []byte {
-	r := radar{
+func (e *Evaluation) SVG(l Lang) []byte { return e.radar(l).draw() }
+
+func (e *Evaluation) radar(l Lang) *radar {
+	r := &radar{
 		lang:         l,
 		title:        e.title(l),
 		dashedLegend: literalName.In(l) + ": " + LevelName(e.Overall.Literal, l),
@@ -55,7 +57,7 @@ func (e *Evaluation) SVG(l Lang) []byte {
 		r.dashed[i], r.solid[i] = v.Literal, v.Strict
 		r.beside[i] = fmt.Sprintf("%d (%d)", v.Literal, v.Strict)
 	}
-	return r.draw()
+	return r
 }
 
 // SVGChange draws the levels, by the rule of the paper, of two evaluations.
@@ -150,8 +152,19 @@ func (r *radar) draw() []byte {
 // label writes a column's name, and its dimension with the levels, beside the
 // end of its axis.
 func (r *radar) label(p func(string, ...any), axis int, c Column) {
-	x, y := onAxis(axis, ring*MaxLevel+260)
-	anchor := "middle"
+	x, y, anchor, name := beside(axis, c, r.lang)
+	for _, text := range name {
+		p(`<text x="%s" y="%s" font-size="15" font-weight="bold" text-anchor="%s" fill="#111">%s</text>`, tenth(x), tenth(y), anchor, html.EscapeString(text))
+		y += 180
+	}
+	p(`<text x="%s" y="%s" font-size="15" text-anchor="%s" fill="#111">%s: %s</text>`, tenth(x), tenth(y), anchor, c.Dimension.Name(r.lang), r.beside[axis])
+}
+
+// beside returns where the first line of a column's name stands beside the end of
+// its axis, which end of the line that is, and its lines, 180 apart.
+func beside(axis int, c Column, l Lang) (x, y int, anchor string, name []string) {
+	x, y = onAxis(axis, ring*MaxLevel+260)
+	anchor = "middle"
 	switch d := directions[axis][0]; {
 	case d > 0:
 		anchor = "start"
@@ -160,15 +173,11 @@ func (r *radar) label(p func(string, ...any), axis int, c Column) {
 	}
 	x -= directions[axis][0] * 120 / 10000
 	y -= 40
-	name := fold(c.Name.In(r.lang))
+	name = fold(c.Name.In(l))
 	if directions[axis][1] < 0 { // above the picture a second line would run into it
 		y -= 180 * (len(name) - 1)
 	}
-	for _, text := range name {
-		p(`<text x="%s" y="%s" font-size="15" font-weight="bold" text-anchor="%s" fill="#111">%s</text>`, tenth(x), tenth(y), anchor, html.EscapeString(text))
-		y += 180
-	}
-	p(`<text x="%s" y="%s" font-size="15" text-anchor="%s" fill="#111">%s: %s</text>`, tenth(x), tenth(y), anchor, c.Dimension.Name(r.lang), r.beside[axis])
+	return x, y, anchor, name
 }
 
 // fold breaks a long name at the blank nearest to its middle.

@@ -36,18 +36,37 @@ type pageGroup struct {
 	Results []Result
 }
 
-// HTML returns the report as one page that loads nothing.
-func (e *Evaluation) HTML(l Lang) ([]byte, error) {
-	p := page{Evaluation: e, Lang: l, Picture: template.HTML(e.SVG(l))} // SVG escapes what it is given
+// rows returns the lines of the table of levels.
+func (e *Evaluation) rows(l Lang) []pageRow {
+	var rows []pageRow
 	for _, d := range []Dimension{Structure, Process, Outcome} {
 		for _, c := range columns {
 			if c.Dimension == d {
-				p.Rows = append(p.Rows, pageRow{d.Name(l), c.Name.In(l), "column", e.Columns[c.ID]})
+				rows = append(rows, pageRow{d.Name(l), c.Name.In(l), "column", e.Columns[c.ID]})
 			}
 		}
-		p.Rows = append(p.Rows, pageRow{d.Name(l), Text{"whole dimension", "ganze Dimension"}.In(l), "sum", e.Dimensions[d]})
+		rows = append(rows, pageRow{d.Name(l), Text{"whole dimension", "ganze Dimension"}.In(l), "sum", e.Dimensions[d]})
 	}
-	p.Rows = append(p.Rows, pageRow{Text{"All", "Alle"}.In(l), Text{"overall", "insgesamt"}.In(l), "sum", e.Overall})
+	return append(rows, pageRow{Text{"All", "Alle"}.In(l), Text{"overall", "insgesamt"}.In(l), "sum", e.Overall})
+}
+
+func effort(n int, l Lang) string { return fmt.Sprintf("%d: %s", n, Efforts()[n-1].In(l)) }
+
+var (
+	ruleInWords = Text{
+		"By the rule of the paper, a level with all its criteria met attains the next higher one. The stricter reading is the highest level that is complete together with all below it.",
+		"Nach der Regel der Arbeit führt eine Stufe, deren Kriterien alle erfüllt sind, zur nächsthöheren. Die strengere Lesart ist die höchste Stufe, die mit allen darunter vollständig ist.",
+	}
+	sourceInWords = Text{
+		"Criteria and rule: Gleißner et al., “Improving IT Security of Medical IoT Devices”, section IV and Tables II to IV, in the words of this tool.",
+		"Kriterien und Regel: Gleißner u. a., „Improving IT Security of Medical IoT Devices“, Abschnitt IV und Tabellen II bis IV, in den Worten dieses Programms.",
+	}
+)
+
+// HTML returns the report as one page that loads nothing.
+func (e *Evaluation) HTML(l Lang) ([]byte, error) {
+	p := page{Evaluation: e, Lang: l, Picture: template.HTML(e.SVG(l))} // SVG escapes what it is given
+	p.Rows = e.rows(l)
 	for _, c := range columns {
 		g := pageGroup{Column: c}
 		for _, r := range e.Results {
@@ -64,7 +83,9 @@ func (e *Evaluation) HTML(l Lang) ([]byte, error) {
 		"t":      func(en, de string) string { return Text{en, de}.In(l) },
 		"level":  func(n int) string { return LevelName(n, l) },
 		"levels": func() []int { return []int{1, 2, 3, 4, 5} },
-		"effort": func(n int) string { return fmt.Sprintf("%d: %s", n, Efforts()[n-1].In(l)) },
+		"effort": func(n int) string { return effort(n, l) },
+		"rule":   func() string { return ruleInWords.In(l) },
+		"source": func() string { return sourceInWords.In(l) },
 	}).Parse(reportTemplate)
 	if err != nil {
 		return nil, fmt.Errorf("internal error: %w", err)
@@ -110,7 +131,7 @@ svg { width: 100%; min-width: 34rem; max-width: 46rem; height: auto; display: bl
 <li>{{t "Level by the rule of the paper" "Stufe nach der Regel der Arbeit"}}<strong>{{level .Overall.Literal}}</strong></li>
 <li>{{t "Stricter reading" "Strengere Lesart"}}<strong>{{level .Overall.Strict}}</strong></li>
 </ul>
-<p>{{t "By the rule of the paper, a level with all its criteria met attains the next higher one. The stricter reading is the highest level that is complete together with all below it." "Nach der Regel der Arbeit führt eine Stufe, deren Kriterien alle erfüllt sind, zur nächsthöheren. Die strengere Lesart ist die höchste Stufe, die mit allen darunter vollständig ist."}}</p>
+<p>{{rule}}</p>
 <h2>{{t "Picture" "Bild"}}</h2>
 <div class="scroll" role="region" tabindex="0" aria-label="{{t "Picture" "Bild"}}">{{.Picture}}</div>
 <h2>{{t "Levels" "Stufen"}}</h2>
@@ -153,7 +174,7 @@ svg { width: 100%; min-width: 34rem; max-width: 46rem; height: auto; display: bl
 </table>
 </div>
 {{end}}
-<p>{{t "Criteria and rule: Gleißner et al., “Improving IT Security of Medical IoT Devices”, section IV and Tables II to IV, in the words of this tool." "Kriterien und Regel: Gleißner u. a., „Improving IT Security of Medical IoT Devices“, Abschnitt IV und Tabellen II bis IV, in den Worten dieses Programms."}}</p>
+<p>{{source}}</p>
 </main>
 </body>
 </html>

@@ -364,17 +364,18 @@ func newMaturityReportCommand() *cobra.Command {
 	var dataName, out string
 	c := &cobra.Command{
 		Use:   "report FILE.toml --out FILE",
-		Short: "Write a report as a page or as a picture",
-		Long: `Writes the report as one HTML page that loads nothing, or the levels as a radar
-picture, by the ending of the name: .html or .svg. The same input gives the same
-bytes. For paper, print the page.`,
+		Short: "Write a report as a page, for paper, or as a picture",
+		Long: `Writes the report as one HTML page that loads nothing, as PDF for paper (A4), or the
+levels as a radar picture, by the ending of the name: .html, .pdf or .svg. The same
+input gives the same bytes.`,
 		Example: `  factsctl maturity report clinic-2026.toml --data clinic-2026.json --out clinic.html --lang de
+  factsctl maturity report clinic-2026.toml --out clinic.pdf
   factsctl maturity report clinic-2026.toml --out clinic.svg`,
 		Args: cobra.ExactArgs(1),
 	}
 	lang := maturityLangFlag(c)
 	c.Flags().StringVar(&dataName, "data", "", dataUsage)
-	c.Flags().StringVar(&out, "out", "", "`file` to write, .html or .svg")
+	c.Flags().StringVar(&out, "out", "", "`file` to write, .html, .pdf or .svg")
 	required(c, "out")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		l, err := maturityLang(*lang)
@@ -382,18 +383,22 @@ bytes. For paper, print the page.`,
 			return err
 		}
 		ext := filepath.Ext(out)
-		if ext != ".html" && ext != ".svg" {
-			return fail(exitUsage, "let the name end in .html or .svg", "cannot tell from %q what to write", out)
+		if ext != ".html" && ext != ".pdf" && ext != ".svg" {
+			return fail(exitUsage, "let the name end in .html, .pdf or .svg", "cannot tell from %q what to write", out)
 		}
 		e, err := evaluation(c, args[0], dataName)
 		if err != nil {
 			return err
 		}
 		text := e.SVG(l)
-		if ext == ".html" {
-			if text, err = e.HTML(l); err != nil {
-				return err
-			}
+		switch ext {
+		case ".html":
+			text, err = e.HTML(l)
+		case ".pdf":
+			text, err = e.PDF(l)
+		}
+		if err != nil {
+			return err
 		}
 		return write(c, out, text)
 	}
