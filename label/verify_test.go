@@ -34,6 +34,7 @@ import (
 	"github.com/miotfacts/miotfacts/label"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/test/axe"
+	"github.com/miotfacts/miotfacts/test/screenshot"
 	"golang.org/x/image/draw"
 )
 
@@ -169,17 +170,12 @@ func (v *verifier) give(input string, files ...string) {
 	}
 }
 
-// screenshot holds that a picture of the page is in docs, and renews it with -update.
+// screenshot holds that docs has a picture of the page as it is, and renews it with
+// -update.
 func (v *verifier) screenshot(name string) {
 	v.t.Helper()
-	path := filepath.Join("../docs", name+".png")
-	if *update {
-		if err := os.WriteFile(path, look(v, chromedp.CaptureScreenshot()), 0o644); err != nil {
-			v.t.Fatal(err)
-		}
-	}
-	if i, err := os.Stat(path); err != nil || i.Size() > 150<<10 {
-		v.t.Errorf("docs has no picture of at most 150 KiB: %v (go test ./label -update takes it)", err)
+	if err := screenshot.Keep(v, filepath.Join("../docs", name+".png"), 150<<10, *update, chromedp.CaptureScreenshot()); err != nil {
+		v.t.Error(err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/miotfacts/miotfacts/test/axe"
+	"github.com/miotfacts/miotfacts/test/screenshot"
 	"github.com/spf13/cobra"
 )
 
@@ -99,22 +100,11 @@ func TestPages(t *testing.T) {
 		if p.picture == 0 {
 			continue
 		}
-		file := "../../docs/" + p.name + ".png"
-		if *update {
-			_, err := chromedp.Run(ctx, chromedp.EmulateViewport(900, p.picture))
-			var shot []byte
-			if err == nil {
-				shot, err = chromedp.Run(ctx, chromedp.CaptureScreenshot())
-			}
-			if err == nil {
-				err = os.WriteFile(file, shot, 0o644)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+		if _, err := chromedp.Run(ctx, chromedp.EmulateViewport(900, p.picture)); err != nil {
+			t.Fatal(err)
 		}
-		if i, err := os.Stat(file); err != nil || i.Size() > 400<<10 {
-			t.Errorf("docs has no picture of at most 400 KiB: %v (go test ./cmd/factsctl -run TestPages -update takes it)", err)
+		if err := screenshot.Keep(ctx, "../../docs/"+p.name+".png", 400<<10, *update, chromedp.CaptureScreenshot()); err != nil {
+			t.Error(err)
 		}
 	}
 }

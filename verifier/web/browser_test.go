@@ -21,9 +21,13 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/miotfacts/miotfacts/test/axe"
+	"github.com/miotfacts/miotfacts/test/screenshot"
 )
 
-var screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages")
+var (
+	screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages")
+	update      = flag.Bool("update", false, "take the pictures in docs anew")
+)
 
 // A browser is a real one with one tab, and what it complained of.
 type browser struct {
@@ -236,7 +240,7 @@ func TestBrowser(t *testing.T) {
 }
 
 // TestBrowserLabel looks at a device whose label does not fit, and keeps the picture
-// of docs/label.md: go test ./verifier/web -run BrowserLabel -screenshots ../../docs
+// of docs/label.md.
 func TestBrowserLabel(t *testing.T) {
 	m := newMemory()
 	d := labelled(t, 5)
@@ -259,6 +263,9 @@ func TestBrowserLabel(t *testing.T) {
 	}
 	run(b, chromedp.Evaluate[chromedp.Void](`for (const e of document.querySelectorAll("main > section:not([aria-labelledby=label])")) e.remove()`))
 	b.look("verifier-label", 1024, "light")
+	if err := screenshot.Keep(b, "../../docs/verifier-label.png", 400<<10, *update, chromedp.FullScreenshot(100)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestBrowserEmptyFleet(t *testing.T) {
