@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func (p *pki) issueFor(name string, key crypto.Signer) tls.Certificate {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), farAddress},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, p.cert, key.Public(), p.key)
 	if err != nil {
@@ -134,12 +135,18 @@ type mosquitto struct {
 	t       testing.TB
 	address string
 	config  string
+	apart   bool // in a network namespace of its own
 	cmd     *exec.Cmd
 	ended   chan struct{}
 }
 
 // newMosquitto configures a broker. It is started and killed by the test.
 func newMosquitto(t testing.TB, ca *pki) *mosquitto {
+	t.Helper()
+	return newMosquittoAt(t, ca, freeAddr(t))
+}
+
+func newMosquittoAt(t testing.TB, ca *pki, address string) *mosquitto {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, kind string, der []byte) string {
@@ -154,7 +161,7 @@ func newMosquitto(t testing.TB, ca *pki) *mosquitto {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mosquitto{t: t, address: freeAddr(t), config: filepath.Join(dir, "mosquitto.conf")}
+	m := &mosquitto{t: t, address: address, config: filepath.Join(dir, "mosquitto.conf")}
 	host, port, err := net.SplitHostPort(m.address)
 	if err != nil {
 		t.Fatal(err)
@@ -191,6 +198,9 @@ func (m *mosquitto) start() {
 		path = "/usr/sbin/mosquitto" // not on every user's PATH
 	}
 	m.cmd = exec.Command(path, "-c", m.config)
+	if m.apart {
+		m.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET}
+	}
 	log, err := m.cmd.StderrPipe()
 	if err != nil {
 		m.t.Fatal(err)

@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/url"
 	"strings"
 	"sync"
@@ -79,12 +78,15 @@ type Config struct {
 	AckTimeout time.Duration // without an acknowledgement reconnect, without a receipt send again; default 60 s
 	MinBackoff time.Duration // first wait before connecting again; default 0.5 s
 	MaxBackoff time.Duration // longest; default 30 s
-	Logger     *slog.Logger  // default slog.Default()
+	// Changed receives when links, addresses or routes may have changed: a hint to
+	// connect now, see pace. Optional. Buffered, so that none is missed.
+	Changed <-chan struct{}
+	Logger  *slog.Logger // default slog.Default()
 }
 
 const (
 	window         = 16               // messages of one class on their way
-	connectTimeout = 15 * time.Second // name, TCP, TLS with a TPM's signature, CONNACK
+	connectTimeout = 15 * time.Second // for name and TCP, and for TLS with a TPM's signature and CONNACK
 	writeTimeout   = 10 * time.Second
 	farewell       = 500 * time.Millisecond // for what is said at the end
 	inboxSize      = 64
@@ -111,6 +113,7 @@ type Client struct {
 	queue     Queue
 	onMessage func(topic string, payload []byte)
 	inbox     chan message
+	pace      pace // Run's
 
 	mu    sync.Mutex
 	stats Stats
@@ -139,12 +142,14 @@ func New(cfg Config, queue Queue, onMessage func(topic string, payload []byte)) 
 	}
 	cfg.TLS = cfg.TLS.Clone()
 	cfg.TLS.MinVersion = max(cfg.TLS.MinVersion, tls.VersionTLS13)
+	cfg.TLS.ServerName = cmp.Or(cfg.TLS.ServerName, server.Hostname())
 	return &Client{
 		cfg:       cfg,
 		server:    server,
 		queue:     queue,
 		onMessage: onMessage,
 		inbox:     make(chan message, inboxSize),
+		pace:      pace{first: cfg.MinBackoff, longest: cfg.MaxBackoff, changed: cfg.Changed},
 		stats:     Stats{Since: time.Now()},
 	}, nil
 }
@@ -208,16 +213,16 @@ func (c *Client) Run(ctx context.Context) error {
 	defer delivering.Wait()
 	log := c.cfg.Logger.With("broker", c.server.Host)
 	said := ""
-	for failures := 0; ; failures++ {
+	for {
 		up, err := c.session(ctx, log)
 		if ctx.Err() != nil {
 			c.disconnected("")
 			return ctx.Err()
 		}
 		if up > c.cfg.MaxBackoff {
-			failures = 0 // it had worked; a broker that throws clients out at once is not hammered
+			c.pace.worked() // a broker that throws clients out at once is not hammered
 		}
-		wait := backoff(failures, c.cfg.MinBackoff, c.cfg.MaxBackoff)
+		wait := c.pace.next()
 		level := slog.LevelWarn
 		if said == err.Error() && up == 0 {
 			level = slog.LevelDebug // once is enough for the same reason
@@ -225,24 +230,11 @@ func (c *Client) Run(ctx context.Context) error {
 		said = err.Error()
 		log.Log(ctx, level, "no connection to the broker", "err", err, "again in", wait.Round(time.Millisecond))
 		c.disconnected(said)
-		retry := time.NewTimer(wait)
-		select {
-		case <-retry.C:
-		case <-ctx.Done():
-			retry.Stop()
+		c.pace.during(ctx, func(ctx context.Context) { sleep(ctx, wait) })
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-}
-
-// backoff doubles from first to longest. A random half of it keeps a fleet from
-// coming back all at once.
-func backoff(failures int, first, longest time.Duration) time.Duration {
-	d := longest
-	if failures < 32 && first<<failures>>failures == first {
-		d = min(first<<failures, longest)
-	}
-	return d/2 + rand.N(d/2+1)
 }
 
 // deliver calls onMessage, so that a session never waits for it.

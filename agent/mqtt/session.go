@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -90,22 +91,36 @@ func newSession(c *Client, log *slog.Logger, nc *conn) *session {
 
 // connect opens a connection that the broker accepted.
 func (c *Client) connect(ctx context.Context) (*conn, error) {
-	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	raw, err := (&tls.Dialer{Config: c.cfg.TLS}).DialContext(dialing, "tcp", c.server.Host)
+	raw, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	unhook := context.AfterFunc(ctx, func() { raw.Close() })
 	defer unhook()
-	nc := newConn(raw)
 	raw.SetDeadline(time.Now().Add(connectTimeout))
-	if err := c.handshake(nc); err != nil {
+	secure := tls.Client(raw, c.cfg.TLS)
+	nc := newConn(secure)
+	if err = secure.Handshake(); err == nil {
+		err = c.handshake(nc)
+	}
+	if err != nil {
 		raw.Close()
 		return nil, err
 	}
 	raw.SetDeadline(time.Time{})
 	return nc, nil
+}
+
+// dial opens a connection by TCP. One that was begun before the network changed
+// would go on only when TCP sends again, up to 8 s later: another takes its place.
+func (c *Client) dial(ctx context.Context) (raw net.Conn, err error) {
+	dialer := net.Dialer{Timeout: connectTimeout}
+	for c.pace.during(ctx, func(ctx context.Context) { raw, err = dialer.DialContext(ctx, "tcp", c.server.Host) }) && raw == nil {
+	}
+	if raw != nil {
+		c.pace.due = time.Time{} // it has what it was to hurry for
+	}
+	return raw, err
 }
 
 func (c *Client) handshake(nc *conn) error {

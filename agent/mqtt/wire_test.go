@@ -237,36 +237,3 @@ func TestSilentBroker(t *testing.T) {
 		}
 	})
 }
-
-func TestBackoff(t *testing.T) {
-	const first, longest = 500 * time.Millisecond, 30 * time.Second
-	for failures, want := range map[int]time.Duration{
-		0: first, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: longest, 7: longest, 31: longest, 63: longest, 1 << 30: longest,
-	} {
-		spread := map[time.Duration]bool{}
-		for range 100 {
-			d := backoff(failures, first, longest)
-			if d < want/2 || d > want {
-				t.Errorf("after %d failures %v, want %v to %v", failures, d, want/2, want)
-			}
-			spread[d] = true
-		}
-		if len(spread) < 50 {
-			t.Errorf("after %d failures only %d different waits", failures, len(spread))
-		}
-	}
-}
-
-// How often a broker that is not there is asked in an hour.
-func TestAttemptsInAnHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		began, attempts := time.Now(), 0
-		for time.Since(began) < time.Hour {
-			time.Sleep(backoff(attempts, 500*time.Millisecond, 30*time.Second))
-			attempts++
-		}
-		if attempts < 120 || attempts > 250 {
-			t.Errorf("%d attempts", attempts)
-		}
-	})
-}

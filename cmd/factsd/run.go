@@ -101,7 +101,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sent := make(chan error, 1)
-	go func() { sent <- deliver(ctx, c, d, queue, a, log) }()
+	go func() { sent <- deliver(ctx, c, d, queue, a, events.Network(), log) }()
 	if c.Sandbox {
 		if err := confine.Confine(confine.Programs()...); err != nil {
 			log.Warn("not confined by itself", "err", err)
@@ -122,7 +122,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 }
 
 // deliver moves the spool's messages to the broker until ctx ends.
-func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *agent.Agent, log *slog.Logger) error {
+func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *agent.Agent, network <-chan struct{}, log *slog.Logger) error {
 	if c.Broker.URL == "" {
 		log.Warn("no broker: reports stay in the spool")
 		<-ctx.Done()
@@ -133,7 +133,7 @@ func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *a
 		return err
 	}
 	client, err := mqtt.New(mqtt.Config{
-		Broker: c.Broker.URL, ClientID: d.ueid.String(), TLS: tlsConfig, Prefix: c.Broker.Prefix, Ack: mqtt.AckMode(c.Broker.Ack), Logger: log,
+		Broker: c.Broker.URL, ClientID: d.ueid.String(), TLS: tlsConfig, Prefix: c.Broker.Prefix, Ack: mqtt.AckMode(c.Broker.Ack), Changed: network, Logger: log,
 	}, queue, func(_ string, payload []byte) { a.Deliver(payload) })
 	if err != nil {
 		return fail(exitUsage, "see the keys of [broker]", err)

@@ -112,6 +112,7 @@ type Events struct {
 	paced   [topics]pacer
 	kernel  []func() (*channel, error)
 	systemd func() bool
+	network chan struct{}
 
 	mu       sync.Mutex
 	open     []string // names of the open channels
@@ -124,7 +125,7 @@ type Events struct {
 // NewEvents prepares events for the facts of root, as opt has them; Watch begins.
 // A fixture has none.
 func NewEvents(root *Root, opt Options, log *slog.Logger) *Events {
-	e := &Events{root: root, log: log, systemd: root.systemd}
+	e := &Events{root: root, log: log, systemd: root.systemd, network: make(chan struct{}, 1)}
 	keys := map[string]facts.Key{}
 	for _, d := range facts.Catalogue() {
 		keys[d.Name] = d.Key
@@ -174,7 +175,17 @@ func (e *Events) Watch(ctx context.Context, changed func(facts.Key)) error {
 	return e.watchKernel(ctx)
 }
 
+// Network receives, while Watch runs, when links, addresses or routes may have
+// changed. Several changes may be received as one.
+func (e *Events) Network() <-chan struct{} { return e.network }
+
 func (e *Events) hit(h hits) {
+	if h&of(topicAddresses, topicRoutes) != 0 {
+		select {
+		case e.network <- struct{}{}:
+		default:
+		}
+	}
 	for ; h != 0; h &= h - 1 {
 		e.paced[bits.TrailingZeros32(uint32(h))].hit(time.Now())
 	}
