@@ -53,6 +53,17 @@ func TestLoaderTimes(t *testing.T) {
 	}
 }
 
+// TestUBoot takes what U-Boot tells of a FIT image, and nothing of whether it
+// verified it.
+func TestUBoot(t *testing.T) {
+	x := newTree(t, map[string]string{chosen + "u-boot,version": "2024.04\x00"})
+	x.round(0, map[string]string{"boot.loader_version": `ok "2024.04"`, "boot.fit": "absent", "boot.loader_verified": "absent", "boot.secure": "absent"})
+	x.write(map[string]string{chosen + "u-boot,bootconf": "conf-1\x00"})
+	x.round(0, map[string]string{"boot.fit": `ok "conf-1"`, "boot.loader_verified": "absent"})
+	x.write(map[string]string{chosen + "u-boot,bootconf": "conf-1"})
+	x.round(0, map[string]string{"boot.fit": "malformed"})
+}
+
 func TestUnitFiles(t *testing.T) {
 	const dir = "etc/systemd/system/"
 	x := newTree(t, nil)

@@ -292,16 +292,19 @@ func ownerOf(path string) (owner string, known bool) {
 	return owner, false
 }
 
-// containerLabel is the label whose value names a container in facts, before its name.
+// containerLabel is the label, of podman the annotation, whose value names a
+// container in facts, before its name.
 const containerLabel = "miotfacts.name"
 
 // readContainers reports how many containers run, by their cgroups, and their
-// names as the engines keep them on disk.
+// names as the engines keep them on disk. No engine is asked over its socket,
+// which would give the right to start containers. Those of a user are kept where
+// only that user can look: they count, and their names are unreadable.
 func readContainers(r *Root, opt Options, o *out) {
-	seen := map[string]bool{} // "engine id"
+	seen := map[string]bool{} // "engine id"; true: a user's own
 	if f := r.walkCgroups(opt.cgroups(), func(path string, _ uint64) {
 		if engine, id, ok := containerOf(path); ok {
-			seen[engine+" "+id] = true
+			seen[engine+" "+id] = strings.HasPrefix(path, "user.slice/")
 		}
 	}); f.is() {
 		o.faults(f)
@@ -310,20 +313,20 @@ func readContainers(r *Root, opt Options, o *out) {
 	o.num(0, int64(len(seen)))
 	names := []string{}
 	podman, podmanFault := map[string]string(nil), fault{}
-	for key := range seen {
+	for key, ofUser := range seen {
 		engine, id, _ := strings.Cut(key, " ")
 		name, f := id[:12], fault{}
-		switch engine {
-		case "docker":
+		switch {
+		case ofUser && (engine == "docker" || engine == "podman"):
+			f = fault{facts.Unreadable, "a container is a user's own, who alone can read its name"}
+		case engine == "docker":
 			name, f = r.dockerName(id)
-		case "podman":
+		case engine == "podman":
 			if podman == nil && !podmanFault.is() {
 				podman, podmanFault = r.podmanNames()
 			}
 			if f = podmanFault; !f.is() {
-				if name = podman[id]; name == "" {
-					f = malformed("containers.json does not name a container that runs")
-				}
+				name, f = r.podmanName(id, podman[id])
 			}
 		}
 		if f.is() {
@@ -371,11 +374,44 @@ func parseDockerConfig(b []byte) (string, fault) {
 
 // podmanNames returns the names of containers by id.
 func (r *Root) podmanNames() (map[string]string, fault) {
-	b, f := r.readFile("var/lib/containers/storage/overlay-containers/containers.json")
+	b, f := r.readFile(podmanStorage + "containers.json")
 	if f.is() {
 		return nil, unnamed(f)
 	}
 	return parsePodmanNames(b)
+}
+
+const podmanStorage = "var/lib/containers/storage/overlay-containers/"
+
+// podmanName returns the annotation of a container, else its name. Labels are in
+// podman's database, which is not read.
+func (r *Root) podmanName(id, name string) (string, fault) {
+	if name == "" {
+		return "", malformed("containers.json does not name a container that runs")
+	}
+	b, f := r.readFile(podmanStorage + id + "/userdata/config.json")
+	if f.is() {
+		return "", unnamed(f)
+	}
+	annotation, f := parseOCIConfig(b)
+	return cmp.Or(annotation, name), f
+}
+
+// parseOCIConfig returns the annotation of a container, "" where it has none (OCI
+// runtime specification, config).
+func parseOCIConfig(b []byte) (annotation string, f fault) {
+	version := ""
+	if !readJSON(b, func(path []string, v string) {
+		switch {
+		case len(path) == 1 && path[0] == "ociVersion":
+			version = v
+		case len(path) == 2 && path[0] == "annotations" && path[1] == containerLabel:
+			annotation = v
+		}
+	}) || version == "" {
+		return "", malformed("config.json is no configuration of a container")
+	}
+	return annotation, fault{}
 }
 
 // parsePodmanNames reads the list that containers/storage keeps: of each container

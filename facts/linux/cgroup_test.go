@@ -58,9 +58,20 @@ func TestContainers(t *testing.T) {
 		"var/lib/docker/containers/" + idA + "/config.v2.json":          `{"Name":"/web","Config":{"Labels":{"miotfacts.name":"viewer"}}}`,
 		"var/lib/containers/storage/overlay-containers/containers.json": `[{"id":"` + idB + `","names":["dicom"]}]`,
 	})
+	x.round(0, map[string]string{"container.count": "ok 2", "container.names": "unreadable"}) // it may have an annotation
+	oci := "var/lib/containers/storage/overlay-containers/" + idB + "/userdata/config.json"
+	x.write(map[string]string{oci: `{"ociVersion":"1.0.2","annotations":{"io.container.manager":"libpod"}}`})
 	x.round(0, map[string]string{"container.count": "ok 2", "container.names": "ok {docker viewer, podman dicom}"})
+	x.write(map[string]string{oci: `{"ociVersion":"1.0.2","annotations":{"miotfacts.name":"pacs"}}`})
+	x.round(0, map[string]string{"container.names": "ok {docker viewer, podman pacs}"})
+	x.write(map[string]string{oci: `{}`})
+	x.round(0, map[string]string{"container.names": "malformed"})
 	x.write(map[string]string{"var/lib/containers/storage/overlay-containers/containers.json": `[]`})
 	x.round(0, map[string]string{"container.count": "ok 2", "container.names": "malformed"})
+
+	// That of a user runs, and its name is nobody's to read.
+	y := newTree(t, map[string]string{control: "", "sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-" + idB + ".scope/cgroup.procs": ""})
+	y.round(0, map[string]string{"container.count": "ok 1", "container.names": "unreadable"})
 }
 
 func TestOwnerOf(t *testing.T) {

@@ -8,14 +8,23 @@ import (
 )
 
 // powerSensors are the hwmon power sensors, in µW: the instantaneous value, or
-// the average where the driver gives only that.
+// the average where the driver gives only that. Of a monitor that measures no power
+// itself they are computed, as the currents in mA times their voltages in mV.
 func powerSensors(root *Root) *sensorSet {
 	return hwmonSet(root, nil, func(d *hwmonDevice, kind string, n int, suffix string) bool {
-		if kind != "power" {
-			return false
+		switch kind {
+		case "power":
+			return (suffix == "_input" || suffix == "_average" && !d.has("power", n, "_input")) && d.feeds(kind, n)
+		case "curr":
+			return suffix == "_input" && !d.measuresPower() && d.voltageOf(n) >= 0 && d.feeds(kind, n)
 		}
-		return suffix == "_input" || suffix == "_average" && !d.has("power", n, "_input")
+		return false
 	}, nil)
+}
+
+// measuresPower reports whether a monitor has a power sensor; the first is power1.
+func (d *hwmonDevice) measuresPower() bool {
+	return d.has("power", 1, "_input") || d.has("power", 1, "_average")
 }
 
 const powercapClass = "sys/class/powercap"
@@ -80,8 +89,8 @@ func raplZones(root *Root, dir string, names []string) ([]sensor, fault) {
 // what was drawn between them.
 const maxGap = int64(10 * time.Second)
 
-// energy reports power in mW, energy in mJ, and in ms for how long the energy is
-// not known. Where nothing counts energy, power is integrated.
+// energy reports power in mW, energy in mJ, in ms for how long the energy is not
+// known, and whether the power is computed. Where nothing counts energy, power is integrated.
 type energy struct {
 	root     *Root
 	power    *sensorSet
@@ -108,7 +117,11 @@ type tally struct {
 
 func (s *energy) read(o *out) {
 	var microwatt int64
-	sensors, f := s.power.each(func(_ int, n int64) { microwatt += n })
+	computed := false
+	sensors, f := s.power.each(func(i int, n int64) {
+		microwatt += n
+		computed = computed || s.power.sensors[i].times != nil
+	})
 	grown, ns, cf := s.count()
 	switch {
 	case cf.status != facts.Absent:
@@ -122,6 +135,14 @@ func (s *energy) read(o *out) {
 		s.integrate(microwatt, f)
 		o.outcome(1, s.used/1000, f)
 		o.outcome(2, s.gaps/int64(time.Millisecond), f)
+	}
+	if f.is() || sensors == 0 {
+		if !f.is() {
+			f = absent("there is no power sensor")
+		}
+		o.fault(3, f)
+	} else {
+		o.ok(3, facts.BoolValue(computed))
 	}
 	switch {
 	case f.status == facts.Absent || !f.is() && sensors == 0:

@@ -113,8 +113,11 @@ func (r *Root) efiBool(name string) (bool, fault) {
 func readSecureBoot(r *Root, o *out) {
 	secure, f := r.efiBool("SecureBoot")
 	if f.status == facts.Absent {
+		if r.exists(chosen + "u-boot,version") {
+			f = absent("U-Boot does not tell the kernel what it verified")
+		}
 		o.fault(1, f)
-		b, f := r.readFile("proc/device-tree/chosen/bootloader/signed")
+		b, f := r.readFile(chosen + "bootloader/signed")
 		switch {
 		case f.status == facts.Absent:
 			o.fault(0, absent("there is no SecureBoot EFI variable and no such boot loader property"))

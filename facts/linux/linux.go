@@ -80,7 +80,7 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("pressure/memory", &pressure{root: root, file: newFile(root, "proc/pressure/memory", value, 256)}, "memory.pressure")
 	b.add("meminfo", &meminfo{newFile(root, "proc/meminfo", value, 4096)}, "memory.available", "memory.used", "memory.swap_used")
 	b.add("vmstat", &vmstat{newFile(root, "proc/vmstat", records, 8192)}, "memory.oom_kills")
-	b.add("energy", &energy{root: root, power: powerSensors(root), counters: energyCounters(root)}, "energy.power", "energy.used", "energy.gaps")
+	b.add("energy", &energy{root: root, power: powerSensors(root), counters: energyCounters(root)}, "energy.power", "energy.used", "energy.gaps", "energy.computed")
 	b.add("estimate", &estimate{root: root, model: opt.EnergyModel, stat: newFile(root, "proc/stat", head, 512), dev: traffic{root: root, file: newFile(root, "proc/net/dev", records, 4096)}}, "energy.estimated_power", "energy.estimated_used")
 	b.add("voltage", &lowest{set: supplyVoltages(root), none: "there is no sensor of a supply voltage"}, "energy.voltage")
 	b.add("undervoltage", &anyAlarm{set: hwmonAlarms(root, "in", "_lcrit_alarm"), none: "there is no undervoltage alarm"}, "energy.undervoltage")
@@ -127,7 +127,7 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("secureboot", slow{root, readSecureBoot}, "boot.secure", "boot.loader_verified")
 	b.add("pcr", &pcrDigest{ask: opt.PCRDigest}, "boot.pcr_digest")
 	b.add("cmdline", slow{root, readCmdline}, "boot.cmdline", "boot.rauc_slot", "boot.roothash")
-	b.add("software", &software{root: root, agent: opt.AgentVersion}, "software.kernel", "software.os", "software.firmware", "boot.loader_version", "software.agent")
+	b.add("software", &software{root: root, agent: opt.AgentVersion}, "software.kernel", "software.os", "software.firmware", "boot.loader_version", "software.agent", "boot.fit")
 
 	if b.err != nil {
 		return nil, fmt.Errorf("cannot make sources: %w", b.err)

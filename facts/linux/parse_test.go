@@ -56,6 +56,7 @@ var parsers = []parser{
 		names, f := parsePodmanNames(b)
 		return fmt.Sprint(names), f
 	}, "var/lib/containers/storage/overlay-containers/containers.json"},
+	{"oci", func(b []byte) (string, fault) { return parseOCIConfig(b) }, "var/lib/containers/storage/overlay-containers/*/userdata/config.json"},
 	{"loadertime", func(b []byte) (string, fault) { return num(parseLoaderTime(b)) }, "sys/firmware/efi/efivars/LoaderInfo" + loaderVendor},
 	{"efitext", func(b []byte) (string, fault) { return parseEFIText(b) }, "sys/firmware/efi/efivars/LoaderInfo" + loaderVendor},
 	{"uptime", func(b []byte) (string, fault) { return num(parseUptime(b)) }, "proc/uptime"},

@@ -175,6 +175,48 @@ func TestEnergyFromPower(t *testing.T) {
 	x.round(time.Minute, map[string]string{"energy.power": "absent", "energy.used": "absent", "energy.gaps": "absent"})
 }
 
+// TestComputedPower multiplies where a monitor measures no power, and only what
+// belongs together.
+func TestComputedPower(t *testing.T) {
+	const dev = "sys/class/hwmon/hwmon0/"
+	rails := map[string]string{
+		dev + "name": "ina3221\n", dev + "curr1_input": "200\n", dev + "in1_input": "12000\n", dev + "curr2_input": "100\n", dev + "in2_input": "5000\n",
+		dev + "curr4_input": "300\n", dev + "in5_input": "7\n", // the sum, and a shunt
+	}
+	pmbus := map[string]string{
+		dev + "name": "tps53679\n", dev + "curr1_label": "iin\n", dev + "curr1_input": "2000\n", dev + "curr2_label": "iout1\n", dev + "curr2_input": "9000\n",
+		dev + "in1_label": "vout1\n", dev + "in1_input": "1000\n", dev + "in2_label": "vin\n", dev + "in2_input": "12000\n",
+	}
+	with := func(base map[string]string, more map[string]string) map[string]string {
+		out := maps.Clone(base)
+		maps.Copy(out, more)
+		return out
+	}
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  map[string]string
+	}{
+		{"rails", rails, map[string]string{"energy.power": "ok 2900", "energy.computed": "ok true", "energy.gaps": "ok 0"}},
+		{"rails, one of them the input", with(rails, map[string]string{dev + "in1_label": "VDD_IN\n"}), map[string]string{"energy.power": "ok 2400", "energy.computed": "ok true"}},
+		{"rails, a label that is none", with(rails, map[string]string{dev + "in1_label": "\n"}), map[string]string{"energy.power": "malformed", "energy.computed": "malformed"}},
+		{"rails, no voltage", with(rails, map[string]string{dev + "in2_input": "?\n"}), map[string]string{"energy.power": "malformed", "energy.used": "malformed", "energy.computed": "malformed"}},
+		{"rails, beyond", with(rails, map[string]string{dev + "curr2_input": "9000000000\n"}), map[string]string{"energy.power": "malformed"}},
+		{"a power too", with(rails, map[string]string{dev + "power1_input": "1000000\n"}), map[string]string{"energy.power": "ok 1000", "energy.computed": "ok false"}},
+		{"PMBus", pmbus, map[string]string{"energy.power": "ok 24000", "energy.computed": "ok true"}},
+		{"PMBus, its power", with(pmbus, map[string]string{dev + "power1_label": "pin\n", dev + "power1_input": "25000000\n", dev + "power2_label": "pout1\n", dev + "power2_input": "9000000\n"}),
+			map[string]string{"energy.power": "ok 25000", "energy.computed": "ok false"}},
+		{"a fan's current", map[string]string{dev + "name": "board\n", dev + "curr1_input": "100\n", dev + "in1_input": "5000\n"}, map[string]string{"energy.power": "absent", "energy.computed": "absent"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { newTree(t, tt.files).round(0, tt.want) })
+	}
+
+	x := newTree(t, rails)
+	x.round(0, map[string]string{"energy.used": "ok 0"})
+	x.write(map[string]string{dev + "curr1_input": "400\n"}) // 5.3 W
+	x.round(2*time.Second, map[string]string{"energy.power": "ok 5300", "energy.used": "ok 8200"})
+}
+
 func TestSupplies(t *testing.T) {
 	const class = "sys/class/power_supply/"
 	bat := func(n string, files map[string]string) map[string]string {

@@ -26,6 +26,7 @@ type sensor struct {
 	label string
 	input *file
 	fault *file // its _fault attribute, nil where there is none; 1: do not trust input
+	times *file // what the number is multiplied by: the voltage beside a current; nil where there is none
 	wrap  int64 // a counter continues at 0 after this number; 0 where none is told
 }
 
@@ -39,6 +40,9 @@ func (s *sensor) close() {
 	s.input.close()
 	if s.fault != nil {
 		s.fault.close()
+	}
+	if s.times != nil {
+		s.times.close()
 	}
 }
 
@@ -58,8 +62,23 @@ func (s *sensor) read() (n int64, use bool, f fault) {
 	if s.input.errno == unix.ENODATA {
 		return 0, false, fault{} // hwmon and thermal: switched off, or asleep
 	}
-	return n, !f.is(), f
+	if s.times == nil || f.is() {
+		return n, !f.is(), f
+	}
+	m, f := s.times.readInt()
+	switch {
+	case s.times.errno == unix.ENODATA:
+		return 0, false, fault{}
+	case f.is():
+		return 0, false, f
+	case max(n, -n, m, -m) > maxFactor:
+		return 0, false, s.input.malformed("the current or its voltage is beyond what a sensor shows")
+	}
+	return n * m, true, fault{}
 }
+
+// maxFactor bounds a current in mA and a voltage in mV: 10 kA and 10 kV.
+const maxFactor = 10_000_000
 
 // A sensorSet is all sensors of one sort on the machine.
 type sensorSet struct {
@@ -185,7 +204,14 @@ func hwmonSet(root *Root, dirs []string, match func(d *hwmonDevice, kind string,
 					x.fault = newFile(root, d.dir+"/"+bad, value, 32)
 					x.fault.name = x.label + "_fault"
 				}
+				if kind == "curr" { // wanted for the power
+					x.times = newFile(root, d.dir+"/in"+strconv.Itoa(d.voltageOf(num))+"_input", value, 32)
+					x.times.name = x.label + ", its voltage"
+				}
 				found = append(found, x)
+			}
+			if d.bad.is() {
+				return nil, d.bad
 			}
 		}
 		return found, fault{}
@@ -201,7 +227,8 @@ type hwmonDevice struct {
 	name  string
 	label string
 	attrs []string
-	zone  bool // it repeats a thermal zone
+	zone  bool  // it repeats a thermal zone
+	bad   fault // a label could not be read
 }
 
 func openHwmon(root *Root, dir string) (*hwmonDevice, fault) {
@@ -325,15 +352,66 @@ func (d *hwmonDevice) has(kind string, n int, suffix string) bool {
 	return slices.Contains(d.attrs, kind+strconv.Itoa(n)+suffix)
 }
 
-// channelLabel returns what the driver calls a channel, in lower case; "" where
-// it has no label.
+// channelLabel returns what the driver or the board calls a channel, in lower
+// case; "" where it has no label. One that cannot be read makes the device bad.
 func (d *hwmonDevice) channelLabel(kind string, n int) string {
 	if !d.has(kind, n, "_label") {
 		return ""
 	}
-	b, f := d.root.readFile(d.dir + "/" + kind + strconv.Itoa(n) + "_label")
-	if f.is() {
-		return ""
+	b, f := d.root.readText(d.dir + "/" + kind + strconv.Itoa(n) + "_label")
+	if f.is() && !d.bad.is() {
+		d.bad = f
 	}
 	return strings.ToLower(strings.TrimSpace(string(b)))
+}
+
+// voltageOf returns the channel of the voltage that a current flows at, -1 where
+// that is not known: the same of an INA3221 (kernel, hwmon/ina3221); of others the
+// one that is labelled alike, as PMBus drivers label iin and vin, iout1 and vout1
+// (kernel, hwmon/pmbus-core).
+func (d *hwmonDevice) voltageOf(current int) int {
+	if d.name == "ina3221" {
+		if current >= 1 && current <= 3 && d.has("in", current, "_input") {
+			return current
+		}
+		return -1
+	}
+	name, ok := strings.CutPrefix(d.channelLabel("curr", current), "i")
+	if !ok {
+		return -1
+	}
+	for _, attr := range d.attrs {
+		if kind, n, suffix := splitAttr(attr); kind == "in" && suffix == "_input" && d.channelLabel("in", n) == "v"+name {
+			return n
+		}
+	}
+	return -1
+}
+
+// feeds reports whether a power counts: it is that of the input, or no power of
+// the device is called so. The other channels are fed by the input.
+func (d *hwmonDevice) feeds(kind string, n int) bool {
+	if d.isInput(kind, n) {
+		return true
+	}
+	for _, attr := range d.attrs {
+		if k, other, suffix := splitAttr(attr); k == kind && (suffix == "_input" || suffix == "_average") && d.isInput(kind, other) {
+			return false
+		}
+	}
+	return true
+}
+
+// isInput reports whether a channel is labelled as what feeds the device: pin, iin
+// and vin by PMBus drivers, VDD_IN and the like by boards, who label the voltages.
+func (d *hwmonDevice) isInput(kind string, n int) bool {
+	label := d.channelLabel(kind, n)
+	if kind == "curr" && label == "" {
+		v := d.voltageOf(n)
+		if v < 0 {
+			return false
+		}
+		label = d.channelLabel("in", v)
+	}
+	return len(label) > 2 && label[1:3] == "in" && strings.IndexByte("piv", label[0]) >= 0 || strings.HasSuffix(label, "_in")
 }

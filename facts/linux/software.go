@@ -108,7 +108,7 @@ func (s *software) read(o *out) {
 	}
 	o.text(1, b, f)
 
-	for _, path := range []string{"sys/class/dmi/id/bios_version", "proc/device-tree/chosen/bootloader/version", "proc/device-tree/model"} {
+	for _, path := range []string{"sys/class/dmi/id/bios_version", chosen + "bootloader/version", "proc/device-tree/model"} {
 		if b, f = s.root.readText(path); f.status != facts.Absent {
 			break
 		}
@@ -127,12 +127,21 @@ func (s *software) read(o *out) {
 		f = fault{}
 	}
 	o.text(4, []byte(s.agent), f)
+
+	b, f = s.root.readText(chosen + "u-boot,bootconf")
+	if f.status == facts.Absent {
+		f = absent("no U-Boot tells in the device tree that it booted a FIT image")
+	}
+	o.text(5, b, f)
 }
+
+// chosen is the node of the device tree in which boot loaders leave word.
+const chosen = "proc/device-tree/chosen/"
 
 // loaderVersion returns what the boot loader says of itself: U-Boot and barebox in
 // the device tree, others in an EFI variable.
 func (r *Root) loaderVersion() ([]byte, fault) {
-	for _, path := range []string{"proc/device-tree/chosen/u-boot,version", "proc/device-tree/chosen/barebox-version"} {
+	for _, path := range []string{chosen + "u-boot,version", chosen + "barebox-version"} {
 		if b, f := r.readText(path); f.status != facts.Absent {
 			return b, f
 		}

@@ -159,6 +159,8 @@ func treat(d facts.Def) treatment {
 		return treatment{high: true, extreme: true}
 	case "energy.undervoltage", "integrity.tamper":
 		return treatment{want: false}
+	case "energy.computed":
+		return treatment{skip: "it says how energy.power is known"}
 	}
 	if d.Cadence == facts.Boot {
 		return treatment{low: true, high: true, want: true}
