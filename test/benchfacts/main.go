@@ -124,7 +124,9 @@ func run(args []string) error {
 		}
 		fmt.Printf("%-34s %12.1f %14.1f %13.2f %14s %9d   %s\n", x.name, micro(c.round()), micro(p.round()), float64(c.Allocs)/float64(c.Rounds), shown, c.RSS, c.What)
 	}
-	for _, other := range []func() (string, error){nodeExporter, collectd} {
+	for _, other := range []func() (string, error){
+		func() (string, error) { return nodeExporter(true) }, func() (string, error) { return nodeExporter(false) }, collectd, telegraf,
+	} {
 		line, err := other()
 		if err != nil {
 			return err
@@ -433,10 +435,13 @@ func row(name string, cpu time.Duration, rounds int, rss int64, what string) str
 	return fmt.Sprintf("%-34s %12s %14.1f %13s %14s %9d   %s", name, "", micro(cpu)/float64(rounds), "", "", rss, what)
 }
 
-// nodeExporter measures Prometheus' node_exporter with the collectors that come
-// closest to ours; a scrape is a round.
-func nodeExporter() (string, error) {
-	const name = "node_exporter, a scrape"
+// nodeExporter measures Prometheus' node_exporter, with the collectors that come
+// closest to ours or with its own choice; a scrape is a round.
+func nodeExporter(ours bool) (string, error) {
+	name := "node_exporter, a scrape"
+	if !ours {
+		name = "node_exporter as it comes, a scrape"
+	}
 	tool, err := exec.LookPath("prometheus-node-exporter")
 	if err != nil {
 		if tool, err = exec.LookPath("node_exporter"); err != nil {
@@ -450,9 +455,13 @@ func nodeExporter() (string, error) {
 	address := l.Addr().String()
 	l.Close()
 	groups := []string{"cpu", "cpufreq", "hwmon", "loadavg", "meminfo", "netdev", "netstat", "pressure", "stat", "thermal_zone", "vmstat"}
-	args := []string{"--web.listen-address=" + address, "--web.disable-exporter-metrics", "--log.level=error", "--collector.disable-defaults"}
-	for _, g := range groups {
-		args = append(args, "--collector."+g)
+	args := []string{"--web.listen-address=" + address, "--web.disable-exporter-metrics", "--log.level=error"}
+	what := "its default collectors"
+	if ours {
+		args, what = append(args, "--collector.disable-defaults"), "collectors "+strings.Join(groups, " ")
+		for _, g := range groups {
+			args = append(args, "--collector."+g)
+		}
 	}
 	cmd := exec.Command(tool, args...)
 	cmd.Stderr = os.Stderr
@@ -495,7 +504,7 @@ func nodeExporter() (string, error) {
 		return "", err
 	}
 	memory, err := rss(pid)
-	return row(name, end-begin, cold, memory, "collectors "+strings.Join(groups, " ")), err
+	return row(name, end-begin, cold, memory, what), err
 }
 
 // collectd measures collectd with the plugins that come closest to ours. It
