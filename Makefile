@@ -18,7 +18,7 @@ goarch = $(if $(filter armv%,$1),arm,$1)
 goarm  = $(patsubst armv%,%,$(filter armv%,$1))
 
 .NOTPARALLEL:
-.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-label demo-clean fuzz bench bench-facts bench-failsafe bench-events bench-talk bench-label bench-attest docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
+.PHONY: help build check format vet staticcheck vulnerabilities docs-in-step test test-quick test-faults test-tpm test-386 cross size demo demo-label demo-clean fuzz bench bench-facts bench-alarms bench-failsafe bench-events bench-talk bench-label bench-attest docs deps clean dist deb repro vm test-vm-quick test-vm test-vm-all deps-vm
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
@@ -118,6 +118,10 @@ bench: ## Run all benchmarks
 bench-facts: ## Measure a fast round against the least that it can cost, in a crowd, against other agents that are installed; then the device's processes
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/ ./cmd/factsd
 	@$(GO) build -o bin/benchfacts ./test/benchfacts && bin/benchfacts bin/factsd
+
+bench-alarms: ## Record this machine, and compare predicted false alarms with those of fresh runs; then how soon anomalies are seen (half an hour; BENCHFLAGS="-runs 10" for less)
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factsctl
+	@$(GO) build -o bin/benchalarms ./test/benchalarms && bin/benchalarms $(BENCHFLAGS) $(CURDIR)/bin/factsctl
 
 bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under load (half an hour; needs root and cgroup v2)
 	@$(GO) build -o bin/benchfailsafe ./test/benchfailsafe && bin/benchfailsafe $(BENCHFLAGS)

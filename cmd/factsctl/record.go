@@ -177,6 +177,17 @@ func loadRecording(c *cobra.Command, name string) (*baseline.Recording, error) {
 	return rec, nil
 }
 
+func loadRecordings(c *cobra.Command, names []string) (recs []*baseline.Recording, err error) {
+	for _, name := range names {
+		rec, err := loadRecording(c, name)
+		if err != nil {
+			return nil, err
+		}
+		recs = append(recs, rec)
+	}
+	return recs, nil
+}
+
 // A progress shows how far a recording is: one line that is written over on a
 // terminal, one line a run elsewhere.
 type progress struct {
@@ -251,13 +262,9 @@ limits of your safety case. Read the whole draft before you sign it.`,
 				return err
 			}
 		}
-		var recs []*baseline.Recording
-		for _, name := range args {
-			rec, err := loadRecording(c, name)
-			if err != nil {
-				return err
-			}
-			recs = append(recs, rec)
+		recs, err := loadRecordings(c, args)
+		if err != nil {
+			return err
 		}
 		m, notes, err := baseline.Draft(recs, o)
 		if err != nil {

@@ -33,7 +33,11 @@ type simulation struct {
 	ObservedMS int64        `json:"observed_ms"` // length of all runs together
 	Rules      []*ruleCount `json:"rules"`
 	LeaveOut   *leaveOneOut `json:"leave_one_out,omitempty"`
-	ref        *reference.Reference
+	Fresh      *freshCount  `json:"fresh,omitempty"`
+	Detections []detection  `json:"detections,omitempty"`
+
+	ref *reference.Reference
+	at  map[reference.Stage]int // where the rules of a stage begin
 }
 
 // A ruleCount is what one rule would have caused. A rule of the integration
@@ -50,6 +54,9 @@ type ruleCount struct {
 	AtMost       float64     `json:"at_most_per_day"` // the rate that would lead to more than Count with 95 % probability
 	NotAppraised int         `json:"not_appraised"`   // rounds in which the rule could not be appraised
 	Events       []ruleEvent `json:"events"`          // each of Count
+
+	op    reference.Op
+	above bool // it has a greatest value
 }
 
 // A ruleEvent is one time at which a rule began to deviate.
@@ -66,12 +73,16 @@ type leaveOneOut struct {
 	Runs   int            `json:"runs"`
 	Alarms int            `json:"runs_with_deviation"`
 	Facts  map[string]int `json:"facts"` // runs in which a rule of the fact deviated, by fact
+
+	rules map[[2]string]tallied
 }
 
 func newSimulateCommand() *cobra.Command {
 	var asJSON, leaveOut bool
 	var plotDir string
 	var percent int64
+	var fresh []string
+	var try trials
 	c := &cobra.Command{
 		Use:   "simulate MANIFEST RECORDING...",
 		Short: "Count the false alarms that a manifest would have raised",
@@ -89,16 +100,32 @@ among them, are listed and not counted.
 for, with the bands of the stages.
 
 --leave-one-out asks how good drafts are: for each run it drafts a manifest from all
-the others, and counts what that draft makes of the run.`,
+the others, and counts what that draft makes of the run.
+
+--fresh compares what the recordings let expect with what the manifest makes of
+recordings that came later: in how many of those runs each rule deviates, with the
+interval that was predicted. With --leave-one-out the drafts predict, as they should
+for a manifest that was drafted from these recordings; otherwise the manifest does.
+
+--inject asks the other question, how soon a fault would be seen: it puts an anomaly
+into what each run shows and says after how many rounds which rule saw it, and which
+never did. Kinds: jump, drift and stuck, for each number with a range, one by one;
+service-stopped; new-listener; process-load. An anomaly that really happened is the
+name of its recording. What a device reads once a minute sees it that late here too.`,
 		Example: `  factsctl simulate pump-1.toml golden.jsonl
   factsctl simulate pump-1.toml golden.jsonl --plot pictures
-  factsctl simulate pump-1.manifest a.jsonl b.jsonl --leave-one-out --json`,
+  factsctl simulate pump-1.manifest a.jsonl b.jsonl --leave-one-out --json
+  factsctl simulate pump-1.toml golden.jsonl --leave-one-out --fresh later.jsonl
+  factsctl simulate pump-1.toml golden.jsonl --inject jump,new-listener
+  factsctl simulate pump-1.toml golden.jsonl --inject leak.jsonl --onset 30s`,
 		Args: cobra.MinimumNArgs(2),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: one object")
 	c.Flags().StringVar(&plotDir, "plot", "", "`folder` for a picture (SVG) of each fact with a range")
 	c.Flags().BoolVar(&leaveOut, "leave-one-out", false, "check drafts of all runs but one against that one")
 	c.Flags().Int64Var(&percent, "margin", 25, "margin of these drafts, in `percent`")
+	c.Flags().StringSliceVar(&fresh, "fresh", nil, "`recording` of later runs, to compare with what was predicted; may be given several times")
+	try.flags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if percent < 1 || percent > 1000 {
 			return fail(exitUsage, "give 1 to 1000", "margin of %d %%", percent)
@@ -107,13 +134,16 @@ the others, and counts what that draft makes of the run.`,
 		if err != nil {
 			return err
 		}
-		var recs []*baseline.Recording
-		for _, name := range args[1:] {
-			rec, err := loadRecording(c, name)
-			if err != nil {
-				return err
-			}
-			recs = append(recs, rec)
+		recs, err := loadRecordings(c, args[1:])
+		if err != nil {
+			return err
+		}
+		later, err := loadRecordings(c, fresh)
+		if err != nil {
+			return err
+		}
+		if err := try.load(c); err != nil {
+			return err
 		}
 		s, err := simulate(m, recs)
 		if err == nil && plotDir != "" {
@@ -128,6 +158,12 @@ the others, and counts what that draft makes of the run.`,
 		}
 		if err == nil && leaveOut {
 			s.LeaveOut, err = leaveEachOut(m, recs, percent*10)
+		}
+		if err == nil && len(later) > 0 {
+			err = s.compareFresh(m, later)
+		}
+		if err == nil {
+			err = try.run(s, recs)
 		}
 		switch {
 		case errors.Is(err, baseline.ErrNoSamples):
@@ -218,13 +254,12 @@ func simulate(m *reference.Manifest, recs []*baseline.Recording) (*simulation, e
 	if err != nil {
 		return nil, err
 	}
-	s := &simulation{Vendor: m.Vendor, Model: m.Model, Sequence: m.Sequence, ref: ref}
-	at := map[reference.Stage]int{} // where the rules of a stage begin
+	s := &simulation{Vendor: m.Vendor, Model: m.Model, Sequence: m.Sequence, ref: ref, at: map[reference.Stage]int{}}
 	for _, x := range simulatedStages {
-		at[x.stage] = len(s.Rules)
+		s.at[x.stage] = len(s.Rules)
 		for i, r := range m.Rules(x.stage) {
 			d, _ := ref.Vocabulary().ByKey(r.Fact)
-			s.Rules = append(s.Rules, &ruleCount{Stage: x.name, Index: i, Fact: d.Name, Expects: appraise.Expectation(d, r), Causes: causes(x.stage, m.Enforce), Recorded: true, Events: []ruleEvent{}})
+			s.Rules = append(s.Rules, &ruleCount{Stage: x.name, Index: i, Fact: d.Name, Expects: appraise.Expectation(d, r), Causes: causes(x.stage, m.Enforce), Recorded: true, Events: []ruleEvent{}, op: r.Op, above: r.Max != nil})
 		}
 	}
 	boots := map[string]bool{}
@@ -234,7 +269,7 @@ func simulate(m *reference.Manifest, recs []*baseline.Recording) (*simulation, e
 			s.Runs++
 			s.ObservedMS += run.Length
 			boots[run.Boot] = true
-			if err := s.replay(run, at); err != nil {
+			if err := s.replay(run); err != nil {
 				return nil, fmt.Errorf("run %d of %s: %w", s.Runs, run.Began, err)
 			}
 		}
@@ -270,7 +305,7 @@ func causes(stage reference.Stage, e reference.Enforce) string {
 	return "report"
 }
 
-func (s *simulation) replay(run *baseline.Run, at map[reference.Stage]int) error {
+func (s *simulation) replay(run *baseline.Run) error {
 	vocab, err := facts.NewVocabulary(nil)
 	if err != nil {
 		return err
@@ -290,7 +325,7 @@ func (s *simulation) replay(run *baseline.Run, at map[reference.Stage]int) error
 	comparison := appraise.NewComparison(s.ref)
 	for snapshot := range snapshots {
 		for _, x := range comparison.Compare(snapshot) {
-			i := at[x.Stage] + x.Index
+			i := s.at[x.Stage] + x.Index
 			r := s.Rules[i]
 			if !recorded[r.Fact] {
 				continue
@@ -342,7 +377,7 @@ func atMost(n int) float64 {
 
 // leaveEachOut drafts a manifest from all runs but one, and replays that one.
 func leaveEachOut(m *reference.Manifest, recs []*baseline.Recording, margin int64) (*leaveOneOut, error) {
-	out := &leaveOneOut{Facts: map[string]int{}}
+	out := &leaveOneOut{Facts: map[string]int{}, rules: map[[2]string]tallied{}}
 	for _, rec := range recs {
 		for i := range rec.Runs {
 			n := out.Runs
@@ -355,6 +390,7 @@ func leaveEachOut(m *reference.Manifest, recs []*baseline.Recording, margin int6
 			if err != nil {
 				return nil, fmt.Errorf("run %d: %w", n+1, err)
 			}
+			s.tallies(out.rules)
 			deviated := map[string]bool{}
 			for _, r := range s.Rules {
 				if r.Count > 0 {
@@ -420,6 +456,10 @@ func (s *simulation) print(w io.Writer) error {
 			}
 		}
 	}
+	if s.Fresh != nil {
+		s.Fresh.print(&b)
+	}
+	s.printDetections(&b)
 	_, err := w.Write(b.Bytes())
 	return err
 }
