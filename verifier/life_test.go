@@ -241,6 +241,13 @@ func TestLabelAgainstBoot(t *testing.T) {
 			if c := m.View().Life.Checks[i]; c.Verdict != tt.want || !strings.Contains(c.Text, tt.text) {
 				t.Errorf("%s: %s, want %s: %s", c.Verdict, c.Text, tt.want, tt.text)
 			}
+			want, proved := int64(1000), strings.Contains(tt.text, "as the event log")
+			if strings.Contains(tt.text, "secure boot: off") {
+				want = 0
+			}
+			if share, told := counted(t, f, verifier.Survey{Inventory: 1}).Data.Values["secure_boot_share"]; proved && (!told || share != want) {
+				t.Errorf("secure_boot_share is %d (told: %t), want %d", share, told, want)
+			}
 		})
 	}
 }

@@ -210,7 +210,12 @@ func (c *census) boot() {
 		b := d.Boot
 		return known(d.Identity != nil && b != nil && b.Quoted && b.State == nil && worst(b.Found) < TierWarning)
 	})
-	c.share("secure_boot_share", func(d *surveyed) answer { return truth(d, factSecureBoot) })
+	c.share("secure_boot_share", func(d *surveyed) answer {
+		if b := d.Boot; b != nil && b.Quoted && b.SecureBoot != "" {
+			return known(b.SecureBoot == "on")
+		}
+		return truth(d, factSecureBoot)
+	})
 }
 
 // truth returns a fact of yes or no.
