@@ -96,8 +96,9 @@ var ErrNoPCRs = errors.New("the quote is over PCR values that did not come with 
 // ExtraData is what a quote over a signed report must carry as qualifying data,
 // so that quote and report cannot be mixed:
 // SHA-256("miotfacts quote 1" || length of nonce in one byte || nonce || SHA-256(report)).
-func ExtraData(nonce, report []byte) []byte {
-	digest := sha256.Sum256(report)
+func ExtraData(nonce, report []byte) []byte { return extraData(nonce, sha256.Sum256(report)) }
+
+func extraData(nonce []byte, digest [32]byte) []byte {
 	h := sha256.New()
 	h.Write([]byte("miotfacts quote 1"))
 	h.Write([]byte{byte(len(nonce))})
@@ -155,7 +156,6 @@ type Verified struct {
 	report Report
 	quote  *Quote
 	parts  []Part
-	signed []byte
 	digest [32]byte
 }
 
@@ -165,7 +165,7 @@ func (u *Unverified) Verify(key *cose.PublicKey) (*Verified, error) {
 	if _, err := u.signed.Verify(cose.Report, key); err != nil {
 		return nil, err
 	}
-	return &Verified{report: u.report, quote: u.message.Quote, parts: u.message.Parts, signed: u.message.Report, digest: sha256.Sum256(u.message.Report)}, nil
+	return &Verified{report: u.report, quote: u.message.Quote, parts: u.message.Parts, digest: sha256.Sum256(u.message.Report)}, nil
 }
 
 // Report returns the verified claims. The caller must not change them.
@@ -196,7 +196,7 @@ func (v *Verified) VerifyQuote(ak []byte, want []int, known []PCR) (*tpm.Verifie
 	if pcrs == nil {
 		pcrs = known
 	}
-	q, err := tpm.VerifyQuote(v.quote.tpm(pcrs), ak, ExtraData(v.report.Nonce, v.signed), want)
+	q, err := tpm.VerifyQuote(v.quote.tpm(pcrs), ak, extraData(v.report.Nonce, v.digest), want)
 	var reason tpm.Reason
 	if v.quote.PCRs == nil && errors.As(err, &reason) && (reason == tpm.ReasonPCRDigest || reason == tpm.ReasonPCRMissing || reason == tpm.ReasonPCROutside) {
 		err = ErrNoPCRs

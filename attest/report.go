@@ -493,12 +493,10 @@ func (r *Report) check() error {
 			return fmt.Errorf("gap of log %d: status %d does not fit", l, g.Status)
 		}
 	}
-	seen := map[string]bool{}
-	for _, s := range r.MeasRes {
-		if seen[s.Name] || !slices.ContainsFunc(stages, func(x reference.Stage) bool { return SystemName(x) == s.Name }) {
+	for i, s := range r.MeasRes {
+		if slices.ContainsFunc(r.MeasRes[:i], func(x System) bool { return x.Name == s.Name }) || !slices.ContainsFunc(stages, func(x reference.Stage) bool { return SystemName(x) == s.Name }) {
 			return fmt.Errorf("measres names %q twice, or it is no stage", s.Name)
 		}
-		seen[s.Name] = true
 		for i, x := range s.Results {
 			if len(x.Rule) != 1 || x.Verdict < appraise.Passes || x.Verdict > appraise.AbsentHere {
 				return fmt.Errorf("measres of %s: result %d is malformed", s.Name, i)

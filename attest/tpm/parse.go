@@ -5,10 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/binary"
 	"fmt"
-	"math/big"
 )
 
 // Algorithms, structure tags, attributes (part 2, 6.3, 6.9, 8.3).
@@ -235,11 +233,26 @@ func parseSignature(b []byte) ([]byte, error) {
 	if scheme, hash := r.u16(), r.u16(); !r.cut && (scheme != algECDSA || hash != algSHA256) {
 		return nil, fmt.Errorf("%w: %#04x with %#04x", ReasonScheme, scheme, hash)
 	}
-	rs := struct{ R, S *big.Int }{new(big.Int).SetBytes(r.sized()), new(big.Int).SetBytes(r.sized())}
+	x, y := bytes.TrimLeft(r.sized(), "\x00"), bytes.TrimLeft(r.sized(), "\x00")
 	if err := r.end("signature"); err != nil {
 		return nil, err
 	}
-	return asn1.Marshal(rs)
+	if len(x) > 32 || len(y) > 32 {
+		return nil, fmt.Errorf("%w: its numbers have %d and %d bytes", ReasonSignature, len(x), len(y))
+	}
+	// By hand, as each of two integers of up to 33 bytes: package asn1 costs more
+	// than everything else that is read of a quote.
+	sig := make([]byte, 2, 72)
+	for _, n := range [][]byte{x, y} {
+		if len(n) == 0 || n[0]&0x80 != 0 {
+			sig = append(sig, 2, byte(len(n)+1), 0)
+		} else {
+			sig = append(sig, 2, byte(len(n)))
+		}
+		sig = append(sig, n...)
+	}
+	sig[0], sig[1] = 0x30, byte(len(sig)-2)
+	return sig, nil
 }
 
 // An attest is a TPMS_ATTEST (part 2, 10.12.12) up to what was attested.
@@ -292,7 +305,7 @@ func parseQuoted(r *reader) (*quoted, error) {
 		return nil, fmt.Errorf("%w: selection of %d banks", ReasonMalformed, count)
 	}
 	for range count {
-		s := pcrSelect{bank: r.u16()}
+		s := pcrSelect{bank: r.u16(), pcrs: make([]int, 0, maxPCRs)}
 		for i, b := range r.take(int(r.u8())) {
 			for bit := range 8 {
 				if b&(1<<bit) != 0 {

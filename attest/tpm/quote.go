@@ -212,7 +212,9 @@ func (t *TPM) readPCRs(pcrs []int) ([]PCR, error) {
 
 // selection returns pcrs ascending and each once.
 func selection(pcrs []int) ([]int, error) {
-	pcrs = slices.Compact(slices.Sorted(slices.Values(pcrs)))
+	if !ascending(pcrs) {
+		pcrs = slices.Compact(slices.Sorted(slices.Values(pcrs)))
+	}
 	if len(pcrs) == 0 {
 		return nil, errors.New("no PCRs selected")
 	}
@@ -220,6 +222,15 @@ func selection(pcrs []int) ([]int, error) {
 		return nil, fmt.Errorf("PCRs %d to %d are not within 0 to %d", first, last, maxPCRs-1)
 	}
 	return pcrs, nil
+}
+
+func ascending(pcrs []int) bool {
+	for i := range pcrs {
+		if i > 0 && pcrs[i] <= pcrs[i-1] {
+			return false
+		}
+	}
+	return true
 }
 
 func pcrMask(pcrs []int) []byte {

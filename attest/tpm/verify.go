@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -53,13 +52,19 @@ func (r Reason) Error() string { return string(r) }
 
 // A VerifiedQuote is what a TPM vouches for. Only VerifyQuote makes one.
 type VerifiedQuote struct {
-	pcrs   map[int][]byte
+	pcrs   []PCR
 	digest []byte
 	attest attest
 }
 
 // PCRs returns the values of the quoted PCRs in the SHA-256 bank.
-func (v *VerifiedQuote) PCRs() map[int][]byte { return maps.Clone(v.pcrs) }
+func (v *VerifiedQuote) PCRs() map[int][]byte {
+	pcrs := make(map[int][]byte, len(v.pcrs))
+	for _, p := range v.pcrs {
+		pcrs[p.Index] = bytes.Clone(p.Digest)
+	}
+	return pcrs
+}
 
 // Digest returns the SHA-256 over the quoted values, ascending.
 func (v *VerifiedQuote) Digest() []byte { return bytes.Clone(v.digest) }
@@ -121,7 +126,6 @@ func verifyQuote(q Quote, akPublic, extra []byte, want []int) (*VerifiedQuote, e
 	if signed.bank != algSHA256 || q.Bank != algSHA256 {
 		return nil, fmt.Errorf("%w: signed %#04x, stated %#04x", ReasonBank, signed.bank, q.Bank)
 	}
-	pcrs := make(map[int][]byte, len(want))
 	h := sha256.New()
 	for i, p := range q.PCRs {
 		switch {
@@ -133,17 +137,18 @@ func verifyQuote(q Quote, akPublic, extra []byte, want []int) (*VerifiedQuote, e
 			return nil, fmt.Errorf("%w: PCR %d has %d bytes", ReasonMalformed, p.Index, len(p.Digest))
 		}
 		h.Write(p.Digest)
-		pcrs[p.Index] = bytes.Clone(p.Digest)
 	}
-	for _, p := range want {
-		if _, ok := pcrs[p]; !ok {
+	// They ascend and are all among those that are wanted: where one is missing,
+	// another stands in its place, or none.
+	for i, p := range want {
+		if i >= len(q.PCRs) || q.PCRs[i].Index != p {
 			return nil, fmt.Errorf("%w: PCR %d", ReasonPCRMissing, p)
 		}
 	}
 	if digest := h.Sum(nil); !bytes.Equal(digest, info.digest) {
 		return nil, fmt.Errorf("%w: they have %x, signed %x", ReasonPCRDigest, digest, info.digest)
 	}
-	return &VerifiedQuote{pcrs: pcrs, digest: info.digest, attest: *a}, nil
+	return &VerifiedQuote{pcrs: slices.Clone(q.PCRs), digest: info.digest, attest: *a}, nil
 }
 
 // VerifyCertify checks that the attestation key of id certifies its device key,
