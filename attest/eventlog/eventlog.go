@@ -11,7 +11,7 @@
 // Formats: the binary log of the TCG PC Client Platform Firmware Profile 1.06
 // (section 10; with SHA-1 only as in TPM 1.2, and crypto-agile), which TDX's
 // CCEL is too, with measurement registers in place of PCRs; the Canonical Event
-// Log in JSON and as type, length, value, not in CBOR; and systemd's
+// Log in JSON, in CBOR and as type, length, value; and systemd's
 // /run/log/systemd/tpm2-measure.log, which is a JSON text sequence (RFC 7464) of
 // nearly such records.
 package eventlog
@@ -115,7 +115,7 @@ type Format string
 const (
 	TCG1    Format = "tcg1"    // TCG_PCR_EVENT, SHA-1 (PFP 1.06, 10.2.1)
 	TCG2    Format = "tcg2"    // TCG_PCR_EVENT2 after a Spec ID Event03 (10.2.2)
-	CEL     Format = "cel"     // Canonical Event Log 1.0, JSON or TLV
+	CEL     Format = "cel"     // Canonical Event Log: JSON, CBOR or TLV
 	Systemd Format = "systemd" // tpm2-measure.log
 )
 
@@ -199,12 +199,17 @@ func parse(data []byte) (*Log, error) {
 		err = log.parseCEL(data)
 	} else if isTLV(data) {
 		err = log.parseTLV(data)
+	} else if isCBOR(data) {
+		err = log.parseCBOR(data)
 	} else if isListing(data) {
 		err = fmt.Errorf("it is ascii_bios_measurements, which leaves out what was measured: take binary_bios_measurements")
 	} else if isTable(data) {
 		err = fmt.Errorf("it is the ACPI table that says where the log is: take the table's data, /sys/firmware/acpi/tables/data/CCEL")
 	} else if err = log.parseTCG(data); err != nil && bigEndian(data) {
 		err = fmt.Errorf("it is big-endian, as no log of the specification is: %w", err)
+	}
+	if err == nil {
+		err = log.readLocality()
 	}
 	if err == nil && !slices.ContainsFunc(log.Events, func(e Event) bool { return e.extends() }) {
 		err = fmt.Errorf("nothing is measured in it")
@@ -308,7 +313,6 @@ func (l *Log) parseTCG(data []byte) error {
 	l.Format, l.Banks = TCG1, []Bank{SHA1}
 	sizes := map[Bank]int{}
 	c := &cursor{data: data}
-	startup := -1
 	for c.left() > 0 {
 		if blank(data[c.pos:]) {
 			l.Padding = c.left()
@@ -321,32 +325,41 @@ func (l *Log) parseTCG(data []byte) error {
 		if err != nil {
 			return fmt.Errorf("event %d at offset %d: %w", len(l.Events), e.Offset, err)
 		}
-		if e.Type == NoAction {
-			switch {
-			case bytes.HasPrefix(e.Data, specID03):
-				if len(l.Events) > 0 {
-					err = fmt.Errorf("a second header")
-				} else {
-					l.Format = TCG2
-					l.Banks, err = readHeader(e, sizes)
-				}
-				e.Digests = nil
-			case bytes.HasPrefix(e.Data, locality):
-				if len(e.Data) != len(locality)+1 || e.PCR != 0 {
-					err = fmt.Errorf("startup locality with %d bytes, PCR %d", len(e.Data), e.PCR)
-				} else if startup >= 0 && startup != int(e.Data[len(locality)]) {
-					err = fmt.Errorf("two different startup localities")
-				} else {
-					startup = int(e.Data[len(locality)])
-				}
+		if e.Type == NoAction && bytes.HasPrefix(e.Data, specID03) {
+			if len(l.Events) > 0 {
+				err = fmt.Errorf("a second header")
+			} else {
+				l.Format = TCG2
+				l.Banks, err = readHeader(e, sizes)
 			}
+			e.Digests = nil
 		}
 		if err != nil {
 			return fmt.Errorf("event %d at offset %d: %w", len(l.Events), e.Offset, err)
 		}
 		l.Events = append(l.Events, e)
 	}
-	if startup < 0 && slices.ContainsFunc(l.Events, func(e Event) bool { return e.Type == EFIHCRTMEvent && e.PCR == 0 }) {
+	return nil
+}
+
+// readLocality finds what PCR 0 begins with, in whatever encoding the log is.
+func (l *Log) readLocality() error {
+	startup, measured := -1, false
+	for i, e := range l.Events {
+		measured = measured || e.Type == EFIHCRTMEvent && e.PCR == 0
+		if e.Type != NoAction || !bytes.HasPrefix(e.Data, locality) {
+			continue
+		}
+		switch rest := e.Data[len(locality):]; {
+		case len(rest) != 1 || e.PCR != 0:
+			return fmt.Errorf("event %d at offset %d: startup locality with %d bytes, PCR %d", i, e.Offset, len(e.Data), e.PCR)
+		case startup >= 0 && startup != int(rest[0]):
+			return fmt.Errorf("event %d at offset %d: two different startup localities", i, e.Offset)
+		default:
+			startup = int(rest[0])
+		}
+	}
+	if startup < 0 && measured {
 		startup = 4 // TPM 2.0 part 1, 34.3: an H-CRTM leaves PCR 0 as from locality 4
 	}
 	l.locality = max(startup, 0)

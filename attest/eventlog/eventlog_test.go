@@ -566,6 +566,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(systemdLog))
 	f.Add([]byte(celLog))
 	f.Add(tlvLog())
+	f.Add(cborLog(true))
+	f.Add(cborLog(false))
 	f.Add(agile([]Bank{SM3}, event{0, SCRTMVersion, []byte("v")}))
 	reference := parsed(f, byName(f, "secboot").data)
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -23,7 +23,7 @@ const evidenceHelp = `FILE is a log of any origin, "-" for standard input:
 
   - the TCG event log of the firmware, binary, SHA-1 or crypto-agile
     (/sys/kernel/security/tpm0/binary_bios_measurements)
-  - the Canonical Event Log in JSON or TLV, and systemd's own log
+  - the Canonical Event Log in JSON, CBOR or TLV, and systemd's own log
     (/run/log/systemd/tpm2-measure.log)
   - the log of a confidential machine, with registers in place of PCRs
     (/sys/firmware/acpi/tables/data/CCEL)
@@ -32,7 +32,7 @@ const evidenceHelp = `FILE is a log of any origin, "-" for standard input:
 
 It may be compressed by gzip or bzip2. A log that cannot be read whole is refused with exit code 1.`
 
-const evidenceHint = "FILE must be a whole TCG event log, CEL in JSON or TLV, systemd's tpm2-measure.log, or an IMA list"
+const evidenceHint = "FILE must be a whole TCG event log, CEL in JSON, CBOR or TLV, systemd's tpm2-measure.log, or an IMA list"
 
 func newEvidenceCommand() *cobra.Command {
 	return newGroup("evidence", "Verify, replay and explain boot evidence",
