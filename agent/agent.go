@@ -148,6 +148,7 @@ type Agent struct {
 	maintenance *failsafe.Maintenance // as the last round saw it
 	putOff      int64                 // when the newest deferral that was reported began; ms since boot
 	effects     int                   // observed effects that were reported
+	epoch       *reference.Command    // the newest; nil before the first of this process
 	inbox       chan []byte
 	wake        chan struct{}
 	hurry       hurry

@@ -684,6 +684,73 @@ func TestNewManifestEndsTheRun(t *testing.T) {
 	}
 }
 
+// The newest epoch is in each report from then on, and the first one calls for a
+// quote; what is none, or was before, changes nothing.
+func TestEpoch(t *testing.T) {
+	b := newBench(t, nil)
+	tpm := &quoter{}
+	b.cfg.TPM = tpm
+	b.start()
+	b.round()
+	b.round()
+	tell := func(nonce byte, from int64, change func(*reference.Command), key *cose.Signer) {
+		t.Helper()
+		c := reference.Command{Version: 1, Kind: reference.Epoch, Nonce: bytes.Repeat([]byte{nonce}, 16), NotBefore: from, NotAfter: referencetest.Now + 600}
+		if change != nil {
+			change(&c)
+		}
+		data, err := reference.SignCommand(&c, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		down, err := cose.Encode(attest.Down{Command: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.agent.receive(down)
+	}
+	newest := func() *attest.Report {
+		t.Helper()
+		b.agent.nextReport = b.now
+		b.round()
+		all := b.reports()
+		return all[len(all)-1]
+	}
+	if r := newest(); r.Nonce != nil {
+		t.Errorf("a report before the first epoch has nonce %x", r.Nonce)
+	}
+	quotes := tpm.quotes
+	for _, step := range []struct {
+		name   string
+		nonce  byte
+		from   int64
+		change func(*reference.Command)
+		key    *cose.Signer
+		want   byte
+	}{
+		{"the first", 1, referencetest.Now - 60, nil, b.world.Command, 1},
+		{"a newer one", 2, referencetest.Now - 30, nil, b.world.Command, 2},
+		{"an older one again", 1, referencetest.Now - 60, nil, b.world.Command, 2},
+		{"another of the same time", 3, referencetest.Now - 30, nil, b.world.Command, 2},
+		{"by a key that may not", 3, referencetest.Now, nil, b.world.Resume, 2},
+		{"one that has ended", 3, referencetest.Now - 20, func(c *reference.Command) { c.NotAfter = referencetest.Now - 1 }, b.world.Command, 2},
+		{"one that has not begun", 3, referencetest.Now + 10, nil, b.world.Command, 2},
+		{"the newest", 4, referencetest.Now, nil, b.world.Command, 4},
+	} {
+		tell(step.nonce, step.from, step.change, step.key)
+		r := newest()
+		if !bytes.Equal(r.Nonce, bytes.Repeat([]byte{step.want}, 16)) {
+			t.Errorf("%s: nonce %x, want that of epoch %d", step.name, r.Nonce, step.want)
+		}
+		if step.name == "the first" && tpm.quotes != quotes+1 {
+			t.Errorf("%d quotes after the first epoch, want one", tpm.quotes-quotes)
+		}
+	}
+	if n := len(b.enforcer.resumes); n != 0 {
+		t.Errorf("%d epochs were handed to the enforcer", n)
+	}
+}
+
 func TestChallenge(t *testing.T) {
 	b := newBench(t, nil)
 	b.round()

@@ -190,6 +190,9 @@ func (a *Agent) build(kind attest.Kind, nonce []byte, status failsafe.Status) *a
 	if t := a.cfg.Now(); t.Latest != 0 {
 		r.IssuedAt = t.Latest
 	}
+	if nonce == nil && a.epoch != nil {
+		r.Nonce = a.epoch.Nonce
+	}
 	b := &r.Body
 	b.Kind, b.Stage, b.Protection = kind, a.state.Stage, a.cfg.Protection
 	whole := kind == attest.KindBoot || kind == attest.KindChallenge
@@ -321,6 +324,10 @@ func (a *Agent) command(data []byte) {
 		a.note("refused a command: not a signed command")
 		return
 	}
+	if reference.UnverifiedKind(data) == reference.Epoch {
+		a.begin(data)
+		return
+	}
 	order, err := a.trust.OpenCommand(data, reference.Challenge, a.cfg.UEID[:], a.cfg.Model, a.cfg.Now())
 	if err != nil {
 		if errors.Is(err, reference.ErrRole) || errors.Is(err, reference.ErrContent) || errors.Is(err, reference.ErrUnknownKey) || errors.Is(err, cose.ErrSignature) {
@@ -340,6 +347,22 @@ func (a *Agent) command(data []byte) {
 		status, refused := a.link.last()
 		a.notes = append(a.notes, refused...)
 		a.send(time.Now(), attest.KindChallenge, order.Command().Nonce, status)
+	}
+}
+
+// begin takes an epoch if it is newer than the present one. The boot report was
+// made before anybody could say which epoch it is, so the first one calls for a
+// quote.
+func (a *Agent) begin(data []byte) {
+	order, err := a.trust.OpenCommand(data, reference.Epoch, nil, a.cfg.Model, a.cfg.Now())
+	switch {
+	case err != nil:
+		a.note(err.Error())
+	case a.epoch == nil:
+		a.quoteDue = a.cfg.TPM != nil
+		a.epoch = order.Command()
+	case order.Command().NotBefore > a.epoch.NotBefore:
+		a.epoch = order.Command()
 	}
 }
 

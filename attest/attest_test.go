@@ -180,6 +180,26 @@ func crossed(at ...int64) *attest.History {
 	return h
 }
 
+// TestEpochVector holds the bytes of a report with the nonce of an epoch.
+func TestEpochVector(t *testing.T) {
+	r := example(t)
+	r.Nonce = bytes.Repeat([]byte{7}, 16)
+	data := seal(t, r)
+	u, err := attest.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := u.Unverified(); !bytes.Equal(got.Nonce, r.Nonce) || got.Body.Kind == attest.KindChallenge {
+		t.Errorf("it came as %x in a report of kind %s", got.Nonce, got.Body.Kind)
+	}
+	diag, err := cbor.Diagnose(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "epoch.cbor", data)
+	golden(t, "epoch.diag", []byte(diag+"\n"))
+}
+
 // TestHistoryVector holds the bytes of an alarm with a history.
 func TestHistoryVector(t *testing.T) {
 	r := example(t)
@@ -554,7 +574,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	key := fixedSigner(f).Public()
 	good := map[[32]byte]bool{} // what the key has signed
-	for _, name := range []string{"alarm", "history", "logs", "deferral", "same", "maintenance"} {
+	for _, name := range []string{"alarm", "history", "logs", "deferral", "same", "maintenance", "epoch"} {
 		data, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "report", name+".cbor"))
 		if err != nil {
 			f.Fatal(err)

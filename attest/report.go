@@ -35,7 +35,8 @@ const (
 
 // Profile names the EAT profile of reports (RFC 9711 section 6): CBOR in core
 // deterministic encoding, CWT tag 61 over COSE_Sign1 as in package cose, key by
-// kid, freshness by sequence, boot seed and uptime, and by nonce on a challenge.
+// kid, freshness by sequence, boot seed and uptime, and by nonce: of the challenge in
+// the answer to it, of the epoch in other reports.
 const Profile = "tag:github.com,2026:miotfacts/report/1"
 
 // A UEID names a device for its life: type RAND (0x01) and 16 bytes (RFC 9711
@@ -107,7 +108,7 @@ func (p Protection) String() string {
 // claim that is not set costs no bytes.
 type Report struct {
 	IssuedAt  int64    `cbor:"6,keyasint,omitempty"`  // iat, Unix seconds; missing when the clock is not synchronised
-	Nonce     []byte   `cbor:"10,keyasint,omitempty"` // of a challenge, 8 to 64 bytes
+	Nonce     []byte   `cbor:"10,keyasint,omitempty"` // in the answer to a challenge its own, else that of the newest epoch; 8 to 64 bytes
 	UEID      []byte   `cbor:"256,keyasint"`          // 17 bytes
 	Uptime    uint64   `cbor:"261,keyasint"`          // seconds since boot
 	Profile   string   `cbor:"265,keyasint"`          // Profile

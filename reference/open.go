@@ -136,10 +136,11 @@ const (
 	Resume      Kind = 1 // end this pause of this device
 	Challenge   Kind = 2 // report with a quote over this nonce
 	Maintenance Kind = 3 // begin or end maintenance
+	Epoch       Kind = 4 // to all devices: from now on reports carry this nonce (RFC 9334 section 10.3)
 )
 
 func (k Kind) String() string {
-	return name([]string{"", "resume", "challenge", "maintenance"}, int(k), "command")
+	return name([]string{"", "resume", "challenge", "maintenance", "epoch"}, int(k), "command")
 }
 
 // role returns whose key gives a command. Maintenance takes a pause away before it
@@ -154,11 +155,12 @@ func (k Kind) role() Role {
 // MaxMaintenance is the longest maintenance in seconds.
 const MaxMaintenance = 86400
 
-// A Command is an operator's order to one device. It counts in its time, once.
+// A Command is an operator's order to one device, or an epoch for all of them. It
+// counts in its time, once.
 type Command struct {
 	Version   uint   `cbor:"1,keyasint"`           // of this format: 1
 	Kind      Kind   `cbor:"2,keyasint"`           //
-	Device    []byte `cbor:"3,keyasint"`           // UEID of the one device, 17 bytes
+	Device    []byte `cbor:"3,keyasint,omitempty"` // UEID of the one device, 17 bytes; missing in an epoch
 	Pause     []byte `cbor:"4,keyasint,omitempty"` // Resume: id of the one pause, 16 bytes
 	Nonce     []byte `cbor:"5,keyasint"`           // 16 random bytes; a device takes a command with it once
 	NotBefore int64  `cbor:"6,keyasint"`           // Unix seconds
@@ -168,17 +170,20 @@ type Command struct {
 }
 
 func (c *Command) check() error {
-	pause := 0
-	if c.Kind == Resume {
+	pause, device := 0, 17
+	switch c.Kind {
+	case Resume:
 		pause = 16
+	case Epoch:
+		device = 0
 	}
 	switch {
 	case c.Version != 1:
 		return fmt.Errorf("%w: command version %d is not 1", ErrContent, c.Version)
-	case c.Kind < Resume || c.Kind > Maintenance:
+	case c.Kind < Resume || c.Kind > Epoch:
 		return fmt.Errorf("%w: unknown command %d", ErrContent, c.Kind)
-	case len(c.Device) != 17:
-		return fmt.Errorf("%w: device id of %d bytes, want 17", ErrContent, len(c.Device))
+	case len(c.Device) != device:
+		return fmt.Errorf("%w: %s with a device id of %d bytes, want %d", ErrContent, c.Kind, len(c.Device), device)
 	case len(c.Pause) != pause:
 		return fmt.Errorf("%w: %s with a pause id of %d bytes, want %d", ErrContent, c.Kind, len(c.Pause), pause)
 	case (c.Kind == Maintenance) != ((c.Lasts != 0) != c.End) || c.Kind != Maintenance && c.End:
@@ -237,7 +242,7 @@ func (o *Order) Signer() cose.KeyID { return o.signer }
 var ErrDevice = errors.New("made for another device")
 
 // OpenCommand verifies a signed command of kind for the device with this UEID
-// and model at the time now.
+// and model at the time now. An epoch is for no device: nil.
 func (t *Trust) OpenCommand(data []byte, kind Kind, device []byte, model string, now Interval) (*Order, error) {
 	o, err := t.openCommand(data, kind, device, model, now)
 	if err != nil {

@@ -224,6 +224,21 @@ func allVectors(t *testing.T, w *world) []vector {
 	c := command()
 	c.Kind, c.Pause = reference.Challenge, nil
 	challenge := encodeAndSign(t, w.command, cose.Command, c)
+	epochBy := func(s *cose.Signer, f func(*reference.Command)) []byte {
+		c := command()
+		c.Kind, c.Pause, c.Device = reference.Epoch, nil, nil
+		f(c)
+		return encodeAndSign(t, s, cose.Command, c)
+	}
+	epoch := func(f func(*reference.Command)) []byte { return epochBy(w.command, f) }
+	forAll := func(t *testing.T, data []byte) error {
+		trust := w.trust(t)
+		if _, err := trust.AddKeys(w.operatorKeys); err != nil {
+			t.Fatal(err)
+		}
+		_, err := trust.OpenCommand(data, reference.Epoch, nil, "pump-1", reference.At(now))
+		return err
+	}
 	manifestBy := func(s *cose.Signer) []byte { return encodeAndSign(t, s, cose.Manifest, full()) }
 	listBy := func(s *cose.Signer, l *reference.Keys) []byte { return encodeAndSign(t, s, cose.KeyList, l) }
 	return []vector{
@@ -318,6 +333,13 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"command/refused-expired", resume(func(c *reference.Command) { c.NotAfter = now - 1 }), order(reference.Resume), reference.ErrExpired, ""},
 		{"command/refused-no-pause", resume(func(c *reference.Command) { c.Pause = nil }), order(reference.Resume), reference.ErrContent, "pause id"},
 		{"command/refused-kind", challenge, order(reference.Resume), reference.ErrRole, ""},
+		{"command/epoch", epoch(func(*reference.Command) {}), forAll, nil, ""},
+		{"command/refused-epoch-of-one-device", epoch(func(c *reference.Command) { c.Device = device }), forAll, reference.ErrContent, "epoch with a device id of 17 bytes, want 0"},
+		{"command/refused-epoch-of-a-pause", epoch(func(c *reference.Command) { c.Pause = bytes.Repeat([]byte{2}, 16) }), forAll, reference.ErrContent, "epoch with a pause id of 16 bytes"},
+		{"command/refused-epoch-short", epoch(func(c *reference.Command) { c.Nonce = c.Nonce[:8] }), forAll, reference.ErrContent, "nonce of 8 bytes"},
+		{"command/refused-epoch-that-ended", epoch(func(c *reference.Command) { c.NotAfter = now - 1 }), forAll, reference.ErrExpired, ""},
+		{"command/refused-epoch-role", epochBy(w.resume, func(*reference.Command) {}), forAll, reference.ErrRole, ""},
+		{"command/refused-challenge-of-no-device", epoch(func(c *reference.Command) { c.Kind = reference.Challenge }), order(reference.Challenge), reference.ErrContent, "challenge with a device id of 0 bytes"},
 	}
 }
 

@@ -171,7 +171,7 @@ func (v *Verifier) boot(j *judge, boot *Boot, newest bool) ([]LogChange, []byte,
 		for _, p := range slices.Sorted(maps.Keys(pcrs)) {
 			boot.PCRs = append(boot.PCRs, attest.PCR{Index: p, Digest: pcrs[p]})
 		}
-		boot.State = j.quotedState(j.quote)
+		boot.State, boot.Stale = j.quotedState(j.quote), v.stale(j.now, j.report)
 	}
 	if j.device.Identity == nil || !newest && boot != j.device.Boot {
 		return nil, nil, nil // nothing would prove a log, or the boot is past

@@ -50,12 +50,15 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 		return nil, nil, err
 	}
 	j.bootHistory(newest)
+	if text := v.stale(now, c.report); text != "" && d.Identity == nil {
+		j.find(ReasonEpoch, TierWarning, "%s", text)
+	}
 	j.reference(v)
 	j.comparison()
 	j.notes(newest)
 	d.count(now, b.Sequence)
 	d.LastSeen = now
-	if len(c.report.Nonce) > 0 {
+	if b.Kind == attest.KindChallenge {
 		d.Challenge = nil
 	}
 	j.found = bounded(j.found)
@@ -443,6 +446,9 @@ func (d *Device) passing(now int64, boot *Boot) []Finding {
 		found = append(found, Finding{Code: ReasonBootUnknown, Tier: TierWarning, Text: "no quote has proved the state of this boot yet"})
 	case boot.State != nil:
 		found = append(found, *boot.State)
+	}
+	if boot != nil && boot.Quoted && boot.Stale != "" {
+		found = append(found, Finding{Code: ReasonEpoch, Tier: TierWarning, Text: "the newest quote does not prove the present: " + boot.Stale})
 	}
 	if boot != nil {
 		found = append(found, boot.Found...)

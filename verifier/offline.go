@@ -65,8 +65,12 @@ func CheckBundle(cfg Config, now int64, b *attest.Bundle) (*Offline, error) {
 	if b.AK != nil {
 		d.Protection, d.Identity = attest.ProtectionTPM, &attest.Identity{AK: b.AK}
 	}
-	if len(r.Nonce) > 0 {
+	s := &bundleStore{device: d, logs: b.Logs}
+	switch {
+	case r.Body.Kind == attest.KindChallenge:
 		d.Challenge = &Challenge{Nonce: r.Nonce, At: now}
+	case len(r.Nonce) == len(Epoch{}.Nonce): // whose it is is not known here
+		s.epochs = []Epoch{{Nonce: [16]byte(r.Nonce)}}
 	}
 	for _, ref := range cfg.References {
 		d.Vendor, d.Model = ref.Manifest().Vendor, ref.Manifest().Model
@@ -74,7 +78,6 @@ func CheckBundle(cfg Config, now int64, b *attest.Bundle) (*Offline, error) {
 	for log, data := range b.Logs {
 		*d.Boot.log(log) = LogState{Bytes: uint64(len(data))}
 	}
-	s := &bundleStore{device: d, logs: b.Logs}
 	v, err := New(cfg, s)
 	if err != nil {
 		return nil, err
@@ -91,6 +94,7 @@ func CheckBundle(cfg Config, now int64, b *attest.Bundle) (*Offline, error) {
 type bundleStore struct {
 	device *Device
 	logs   map[attest.Log][]byte
+	epochs []Epoch
 	record *Record
 }
 
@@ -104,6 +108,11 @@ func (s *bundleStore) Device(id attest.UEID) (*Device, error) {
 func (s *bundleStore) Devices() ([]Device, error) { return []Device{*s.device}, nil }
 func (s *bundleStore) Save(*Device) error         { return errors.New("a bundle cannot be changed") }
 func (s *bundleStore) Refuse(*Refused) error      { return nil }
+func (s *bundleStore) Epochs() ([]Epoch, error)   { return s.epochs, nil }
+
+func (s *bundleStore) AddEpoch(Epoch, int64) error {
+	return errors.New("a bundle has no epochs of its own")
+}
 
 func (s *bundleStore) Neighbours(attest.UEID, uint64, uint64, [32]byte) (Neighbours, error) {
 	return Neighbours{}, nil

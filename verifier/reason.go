@@ -19,6 +19,7 @@ const (
 	ReasonReplay      Reason = "replay"            // this very report was received before
 	ReasonFork        Reason = "fork"              // another report with this sequence, or on another predecessor, is known
 	ReasonNonce       Reason = "nonce"             // answers a challenge that was not asked
+	ReasonEpoch       Reason = "epoch"             // names an epoch that never was; as a finding: proof of an older epoch than the last one, or of none
 	ReasonQuote       Reason = "quote"             // the quote is not valid or not bound to the report
 	ReasonNoQuote     Reason = "no-quote"          // a quote was due and did not come
 	ReasonManifest    Reason = "manifest"          // names a manifest that the verifier does not have

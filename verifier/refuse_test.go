@@ -88,6 +88,11 @@ func faults() []fault {
 		{reason: verifier.ReasonNonce, report: func(d *verifiertest.Device, r *attest.Report) {
 			r.Body.Kind, r.Nonce = attest.KindChallenge, make([]byte, 16)
 		}},
+		{reason: verifier.ReasonEpoch, report: func(d *verifiertest.Device, r *attest.Report) {
+			if r.Nonce == nil {
+				r.Nonce = make([]byte, 16)
+			}
+		}},
 		{reason: verifier.ReasonQuote, seal: func(d *verifiertest.Device, m *attest.Message) {
 			m.Quote = &attest.Quote{Attest: []byte{1}, Signature: []byte{1}, Bank: 11, PCRs: []attest.PCR{}}
 		}},

@@ -99,10 +99,13 @@ func (v *Verifier) check(now int64, d *Device, r *attest.Verified) (*checked, er
 	if err := checkChain(c.neighbours, d, r); err != nil {
 		return nil, err
 	}
-	if len(c.report.Nonce) > 0 {
-		if err := checkNonce(now, d, c.report); err != nil {
-			return nil, err
-		}
+	if b.Kind == attest.KindChallenge {
+		err = checkNonce(now, d, c.report)
+	} else if len(c.report.Nonce) > 0 {
+		err = v.checkEpoch(d, c.report)
+	}
+	if err != nil {
+		return nil, err
 	}
 	known := true
 	if b.Manifest != nil {

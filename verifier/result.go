@@ -165,6 +165,7 @@ var entries = map[Reason]struct {
 	ReasonBootHistory:   {Hardware, wentBack, 0},
 	ReasonTPMRewind:     {Hardware, wentBack, 0},
 	ReasonNote:          {Configuration, degraded, 0},
+	ReasonEpoch:         {Executables, bootUnproved, 0},
 	ReasonBootLog:       {Executables, bootUnproved, falseLog},
 	ReasonBootFirmware:  {Hardware, 0, strangeMachine},
 	ReasonBootSettings:  {Configuration, 0, strangeBoot},
@@ -238,7 +239,7 @@ func (j *judge) result(build string, tier Tier, boot *Boot) *Result {
 	d, b := j.device, &j.report.Body
 	digest := j.verified.Digest()
 	a := Appraisal{
-		Nonce: j.report.Nonce, Status: tier, Vector: j.vector(boot),
+		Nonce: j.nonce(), Status: tier, Vector: j.vector(boot),
 		Details: Details{Sequence: b.Sequence, Digest: digest[:], Stage: b.Stage, Protection: d.Protection, Quoted: j.quote != nil},
 	}
 	for _, value := range a.Vector {
@@ -256,6 +257,14 @@ func (j *judge) result(build string, tier Tier, boot *Boot) *Result {
 		IssuedAt: j.now, Profile: ResultProfile, Submods: map[string]Appraisal{d.UEID.String(): a},
 		Verifier: VerifierID{Developer: "miotfacts", Build: build},
 	}
+}
+
+// nonce is that of the challenge which the report answers.
+func (j *judge) nonce() []byte {
+	if j.report.Body.Kind == attest.KindChallenge {
+		return j.report.Nonce
+	}
+	return nil
 }
 
 func (v *Verifier) sign(r *Result) ([]byte, error) {

@@ -146,6 +146,7 @@ type Boot struct {
 	Found    []Finding                `cbor:"9,keyasint,omitempty"`  // in the events of the boot
 	Versions []string                 `cbor:"10,keyasint,omitempty"` // that booted: "system 1.2.0"; where something deviates, the nearest
 	Files    *Files                   `cbor:"11,keyasint,omitempty"` // what IMA measured
+	Stale    string                   `cbor:"12,keyasint,omitempty"` // why the newest quote may be old; "" when an epoch or challenge says that it is not
 
 	SecureBoot string `cbor:"15,keyasint,omitempty"` // "on" or "off", as the event log and the quoted PCR 7 prove; "" where they do not
 }

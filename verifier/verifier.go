@@ -52,6 +52,7 @@ type Store interface {
 	Devices
 	Reports
 	Refusals
+	Epochs
 }
 
 // Neighbours are what is stored around a report.
@@ -94,9 +95,10 @@ type Config struct {
 	EKRoots       *x509.CertPool // that sign endorsement certificates; nil for none
 	RequireEKCert bool           // refuse TPMs whose certificate is missing or of an unknown root
 
-	Result  *cose.Signer // signs results
-	Command *cose.Signer // signs challenges; nil: none can be made
-	Build   string       // name and version, for results
+	Result  *cose.Signer  // signs results
+	Command *cose.Signer  // signs challenges and epochs; nil: none can be made
+	Epoch   time.Duration // how long an epoch lasts, whole seconds; 0: there are none, and age is told by challenges only
+	Build   string        // name and version, for results
 
 	MaxWaiting int         // devices that wait for approval at a time; 0 for 1000
 	Changed    func(Event) // called after each change is stored; may be nil, must not block
@@ -131,6 +133,7 @@ type Verifier struct {
 	locks   [64]sync.Mutex // by device, so that one report of it is judged at a time
 	mu      sync.Mutex
 	waiting map[attest.UEID]bool
+	epochs  []Epoch // by their beginning
 }
 
 type model struct{ vendor, model string }
@@ -145,6 +148,8 @@ func New(cfg Config, store Store) (*Verifier, error) {
 		return nil, errors.New("cannot verify without a key that signs results")
 	case len(cfg.References) == 0 && !cfg.NoReferences:
 		return nil, errors.New("cannot verify without a manifest: nothing would be appraised")
+	case cfg.Epoch != 0 && (cfg.Command == nil || cfg.Epoch < 10*time.Second || cfg.Epoch%time.Second != 0):
+		return nil, errors.New("cannot begin epochs without a key that signs commands, or of less than 10 s")
 	case cfg.RequireEKCert && cfg.EKRoots == nil:
 		return nil, errors.New("cannot require endorsement certificates without their roots")
 	}
@@ -173,6 +178,10 @@ func New(cfg Config, store Store) (*Verifier, error) {
 		v.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust, boms: cfg.BOMs, advisories: cfg.Advisories}
 	} else if len(cfg.Labels) > 0 {
 		return nil, errors.New("cannot compare labels without keys that may sign them")
+	}
+	var err error
+	if v.epochs, err = store.Epochs(); err != nil {
+		return nil, fmt.Errorf("cannot read epochs: %w", err)
 	}
 	known, err := store.Devices()
 	if err != nil {

@@ -44,7 +44,7 @@ type shownReport struct {
 	BootCount  uint64        `json:"boot_count"`
 	BootSeed   string        `json:"boot_seed"`
 	Software   string        `json:"software"`
-	Nonce      string        `json:"nonce,omitempty"` // of the challenge that it answers
+	Nonce      string        `json:"nonce,omitempty"` // of the challenge that an answer is to, else of the epoch
 	Quote      *shownQuote   `json:"quote"`           // null without one
 	Manifest   *web.Manifest `json:"manifest"`        // the edition that the device compared with
 	Verified   bool          `json:"manifest_verified"`
@@ -389,7 +389,11 @@ func (s *shownReport) print(out io.Writer) error {
 		row("  chain\tafter %s; sha256 %s", s.Previous, s.Digest)
 	}
 	if s.Nonce != "" {
-		row("  answers\tthe challenge %s", s.Nonce)
+		if s.Kind == attest.KindChallenge.String() {
+			row("  answers\tthe challenge %s", s.Nonce)
+		} else {
+			row("  made in\tthe epoch %s", s.Nonce)
+		}
 	}
 	if s.Quote != nil {
 		over := fmt.Sprintf("over PCRs %v", s.Quote.PCRs)

@@ -43,6 +43,9 @@ type config struct {
 		RequireEKCertificate bool     `toml:"require_ek_certificate"`
 		MaxWaiting           int      `toml:"max_waiting"`
 	} `toml:"enrolment"`
+	Freshness struct {
+		Epoch int `toml:"epoch"`
+	} `toml:"freshness"`
 	Broker struct {
 		Prefix      string `toml:"prefix"`
 		Listen      string `toml:"listen"`
@@ -126,6 +129,8 @@ func (c *config) check() error {
 		return errors.New("reference.observed, reference.sboms or reference.advisories without reference.labels: without a label there is no inspection date and nothing to compare")
 	case r.Advisories != "" && r.SBOMs == "":
 		return errors.New("reference.advisories without reference.sboms: flaws are looked for in bills of materials")
+	case c.Freshness.Epoch != 0 && (c.Keys.Command == "" || c.Freshness.Epoch < 10 || c.Freshness.Epoch > 86400):
+		return errors.New("freshness.epoch needs keys.command, and is 0 or 10 to 86400 s")
 	case c.Enrolment.RequireEKCertificate && len(c.Enrolment.EKRoots) == 0:
 		return errors.New("enrolment.require_ek_certificate without enrolment.ek_roots: no TPM could be enrolled")
 	case (b.Listen == "") == (b.URL == ""):

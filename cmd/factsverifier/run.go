@@ -55,6 +55,7 @@ SIGINT. It tells systemd when it is ready.`,
 type bus interface {
 	Run(ctx context.Context) error
 	Send(id attest.UEID, payload []byte, until time.Time) error
+	Announce(payload []byte) error
 	Drop(id attest.UEID)
 }
 
@@ -93,6 +94,9 @@ func run(ctx context.Context, c *config, log *slog.Logger) error {
 	if days := c.Retention.RoutineDays; days > 0 {
 		tasks = append(tasks, func(ctx context.Context) error { return prune(ctx, s, days, log) })
 	}
+	if c.Freshness.Epoch > 0 {
+		tasks = append(tasks, func(ctx context.Context) error { return epochs(ctx, v, b, log) })
+	}
 	log.Info("verifying", "version", version(), "store", c.path(c.Store))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	err = together(ctx, tasks)
@@ -122,7 +126,7 @@ func together(ctx context.Context, tasks []func(context.Context) error) error {
 func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logger) (*verifier.Verifier, error) {
 	cfg := verifier.Config{
 		NoReferences: c.Reference.Without, RequireEKCert: c.Enrolment.RequireEKCertificate, MaxWaiting: c.Enrolment.MaxWaiting,
-		Build: "factsverifier " + version(), Changed: changes.Tell,
+		Build: "factsverifier " + version(), Changed: changes.Tell, Epoch: time.Duration(c.Freshness.Epoch) * time.Second,
 	}
 	var err error
 	if cfg.Result, err = c.signer("keys.result", c.Keys.Result); err != nil {
@@ -203,6 +207,9 @@ type commander struct {
 	bus      bus
 }
 
+// epochAgain is the pause before an epoch that could not be told is told again.
+const epochAgain = 5 * time.Second
+
 // commandLife bounds how long a command waits for its device.
 const commandLife = 24 * time.Hour
 
@@ -272,6 +279,29 @@ func serve(l net.Listener, h http.Handler, changes *web.Changes) func(context.Co
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		return s.Shutdown(ctx)
+	}
+}
+
+// epochs tells all devices which epoch it is, again when the next one begins.
+func epochs(ctx context.Context, v *verifier.Verifier, b bus, log *slog.Logger) error {
+	for {
+		again := epochAgain
+		message, until, err := v.Epoch(time.Now().Unix())
+		if err == nil {
+			err = b.Announce(message)
+		}
+		if err != nil {
+			log.Error("cannot tell the devices of an epoch", "err", err)
+		} else {
+			again = time.Until(time.Unix(until, 0))
+		}
+		wait := time.NewTimer(again)
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return nil
+		case <-wait.C:
+		}
 	}
 }
 

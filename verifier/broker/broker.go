@@ -60,6 +60,8 @@ func (c *Config) check() error {
 	return nil
 }
 
+func (c *Config) epochTopic() string { return c.Prefix + "/" + mqtt.TopicEpoch }
+
 func (c *Config) topic(device, last string) string { return c.Prefix + "/" + device + "/" + last }
 
 // split returns device and kind of a topic.

@@ -245,6 +245,33 @@ func TestAgentEndToEnd(t *testing.T) {
 	until(t, "a refused connection", func() bool { return h.broker.Denied() > 0 })
 }
 
+// Who is connected hears what is announced at once, who comes later when it comes.
+func TestAnnounce(t *testing.T) {
+	h := newHospital(t)
+	early, late := h.keyed(), h.keyed()
+	early.Device.Enrolled()
+	late.Device.Enrolled()
+	_, _, first := h.agent(early)
+	announce := func(n byte) {
+		t.Helper()
+		if err := h.broker.Announce(verifiertest.Encode(t, attest.Down{Command: []byte{n}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	announce(1)
+	if d := receive(t, first); len(d.Command) != 1 || d.Command[0] != 1 {
+		t.Errorf("%+v", d)
+	}
+	announce(2)
+	if d := receive(t, first); len(d.Command) != 1 || d.Command[0] != 2 {
+		t.Errorf("%+v", d)
+	}
+	_, _, second := h.agent(late)
+	if d := receive(t, second); len(d.Command) != 1 || d.Command[0] != 2 {
+		t.Errorf("who came later heard %+v", d)
+	}
+}
+
 func TestCommandsWaitForTheDevice(t *testing.T) {
 	h := newHospital(t)
 	k := h.keyed()

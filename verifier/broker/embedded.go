@@ -174,6 +174,11 @@ func (b *Embedded) release(device string) {
 	delete(b.held, device)
 }
 
+// Announce publishes a message to all devices, and to each that connects later.
+func (b *Embedded) Announce(payload []byte) error {
+	return b.server.Publish(b.cfg.epochTopic(), payload, true, 1)
+}
+
 // Drop ends a device's connection, as after its enrolment was revoked.
 func (b *Embedded) Drop(id attest.UEID) {
 	if c, ok := b.server.Clients.Get(id.String()); ok {
@@ -260,7 +265,7 @@ func (h *hook) OnACLCheck(c *mochi.Client, topic string, write bool) bool {
 	allowed := false
 	switch {
 	case !write:
-		allowed = topic == h.b.cfg.Prefix+"/"+mqtt.TopicEpoch || own && device == c.ID && (kind == mqtt.TopicCommand || kind == mqtt.TopicReceipt)
+		allowed = topic == h.b.cfg.epochTopic() || own && device == c.ID && (kind == mqtt.TopicCommand || kind == mqtt.TopicReceipt)
 	case !own || device != c.ID:
 	case kind == mqtt.TopicState || kind == mqtt.TopicLabel || kind == "enrol":
 		allowed = true // whoever may connect

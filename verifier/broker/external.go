@@ -140,14 +140,27 @@ func (x *External) handle(ctx context.Context, m paho.Message) bool {
 // Send publishes a message on a device's command topic. Whether it waits for a
 // device that is not connected is the broker's affair.
 func (x *External) Send(id attest.UEID, payload []byte, _ time.Time) error {
-	token := x.client.Publish(x.cfg.topic(id.String(), mqtt.TopicCommand), 1, false, payload)
-	if !token.WaitTimeout(10 * time.Second) {
-		return fmt.Errorf("cannot send command to device %s: the broker does not acknowledge", id)
-	}
-	if err := token.Error(); err != nil {
+	if err := x.publish(x.cfg.topic(id.String(), mqtt.TopicCommand), false, payload); err != nil {
 		return fmt.Errorf("cannot send command to device %s: %w", id, err)
 	}
 	return nil
+}
+
+// Announce publishes a message to all devices. Whether those that connect later
+// get it at once is the broker's affair.
+func (x *External) Announce(payload []byte) error {
+	if err := x.publish(x.cfg.epochTopic(), true, payload); err != nil {
+		return fmt.Errorf("cannot announce: %w", err)
+	}
+	return nil
+}
+
+func (x *External) publish(topic string, retain bool, payload []byte) error {
+	token := x.client.Publish(topic, 1, retain, payload)
+	if !token.WaitTimeout(10 * time.Second) {
+		return errors.New("the broker does not acknowledge")
+	}
+	return token.Error()
 }
 
 // Drop does nothing: the connection is another broker's. Its messages are

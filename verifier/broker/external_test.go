@@ -176,6 +176,12 @@ func TestMosquitto(t *testing.T) {
 			if d := receive(t, downs); !d.Enrolled {
 				t.Errorf("%+v", d)
 			}
+			if err := x.Announce(verifiertest.Encode(t, attest.Down{Command: []byte{7}})); err != nil {
+				t.Fatal(err)
+			}
+			if d := receive(t, downs); len(d.Command) != 1 || d.Command[0] != 7 {
+				t.Errorf("%+v", d)
+			}
 			put(spool.Alarm, "alarm", k.Message(attest.KindAlarm))
 			put(spool.Evidence, "evidence", k.Message(attest.KindBoot))
 			put(spool.Routine, "report", k.Message(attest.KindRoutine))

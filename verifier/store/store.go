@@ -81,6 +81,12 @@ CREATE TABLE log (
 	received_at INTEGER NOT NULL,
 	PRIMARY KEY (device, chain, seed, log, offset)
 ) STRICT, WITHOUT ROWID;
+`, `
+CREATE TABLE epoch (
+	nonce    BLOB PRIMARY KEY,
+	begin_at INTEGER NOT NULL,
+	end_at   INTEGER NOT NULL
+) STRICT;
 `}
 
 // A Store is an open file. It is safe for concurrent use by one process.
@@ -499,6 +505,44 @@ func (s *Store) Refused(limit int) ([]verifier.Refused, error) {
 		return nil, fmt.Errorf("cannot read refusals: %w", err)
 	}
 	return all, nil
+}
+
+// Epochs returns the epochs that are remembered, by their beginning.
+func (s *Store) Epochs() ([]verifier.Epoch, error) {
+	rows, err := s.read.Query("SELECT nonce, begin_at, end_at FROM epoch ORDER BY begin_at")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read epochs: %w", err)
+	}
+	defer rows.Close()
+	var all []verifier.Epoch
+	for rows.Next() {
+		var e verifier.Epoch
+		var nonce []byte
+		if err := rows.Scan(&nonce, &e.Begin, &e.End); err != nil {
+			return nil, fmt.Errorf("cannot read epochs: %w", err)
+		}
+		copy(e.Nonce[:], nonce)
+		all = append(all, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("cannot read epochs: %w", err)
+	}
+	return all, nil
+}
+
+// AddEpoch stores an epoch and forgets those that ended before a time.
+func (s *Store) AddEpoch(e verifier.Epoch, before int64) error {
+	err := s.transact(func(tx *sql.Tx) error {
+		if _, err := tx.Exec("DELETE FROM epoch WHERE end_at < ?", before); err != nil {
+			return err
+		}
+		_, err := tx.Exec("INSERT INTO epoch (nonce, begin_at, end_at) VALUES (?, ?, ?)", e.Nonce[:], e.Begin, e.End)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot store epoch: %w", err)
+	}
+	return nil
 }
 
 // Prune drops the messages and results of routine reports that came before the
