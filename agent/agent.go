@@ -54,6 +54,15 @@ type Watcher interface {
 	Watch(ctx context.Context, changed func(facts.Key)) error
 }
 
+// Keys renews the device key; the new one counts after a start.
+type Keys interface {
+	// Renew begins a renewal by the order with this nonce, durably. It reports
+	// whether it was not begun or done before.
+	Renew(nonce []byte) (bool, error)
+	// Renewed takes over the new key, durably.
+	Renewed() error
+}
+
 // Config is all that an agent needs.
 type Config struct {
 	StateDir     string           // own, writable, survives reboots
@@ -72,6 +81,9 @@ type Config struct {
 	Protection attest.Protection // where it lives
 	TPM        TPM               // nil without one
 	Identity   *attest.Identity  // nil without a TPM
+	Keys       Keys              // nil when the device key cannot be renewed
+	Renewal    []byte            // signed renewal that was begun; nil without one
+	NextKey    cose.KeyID        // key that it asks for
 
 	Sources   []facts.Source // all but the application's
 	Logs      []LogFile      // of the boot, sent as far as they are new; read only when a report is signed
@@ -93,6 +105,9 @@ type Config struct {
 // ErrNewManifest ends Run when another manifest or key list is in place: start
 // anew, so that nothing of the old one remains.
 var ErrNewManifest = errors.New("another manifest is in place")
+
+// ErrNewKey ends Run when the device key changes: start anew, with it.
+var ErrNewKey = errors.New("the device key is renewed")
 
 // Intervals of the loop.
 const (
@@ -136,6 +151,7 @@ type Agent struct {
 	nextReport  time.Time
 	nextRef     time.Time
 	nextEnrol   time.Time
+	nextRenewal time.Time
 	lastFinding time.Time
 	lastQuote   time.Time // when the newest report with a quote was made
 	quotedIMA   int64     // entries of the IMA list then
@@ -263,7 +279,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		case m := <-a.inbox:
-			a.receive(m)
+			if err := a.receive(m); err != nil {
+				return err
+			}
 		case <-a.wake:
 			// An event is looked at at once, a flood of them at most so often.
 			event = true

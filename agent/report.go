@@ -34,6 +34,7 @@ func (a *Agent) report(now time.Time, before appraise.State, did appraise.Effect
 	if !a.store.enrolled() {
 		return
 	}
+	a.renew(now)
 	status, refused := a.link.last()
 	a.notes = append(a.notes, refused...)
 	putOff := status.Deferral != nil && status.Deferral.Ended == 0 && status.Deferral.Began != a.putOff
@@ -283,6 +284,15 @@ func (a *Agent) enrol(now time.Time) {
 	a.sendEnrolment(nil)
 }
 
+// renew asks for the new key until the verifier has taken it.
+func (a *Agent) renew(now time.Time) {
+	if a.cfg.Renewal == nil || now.Before(a.nextRenewal) {
+		return
+	}
+	a.nextRenewal = now.Add(enrolAgain)
+	a.sealer.put(sealJob{sealed: a.cfg.Renewal, class: spool.Evidence, topic: "enrol"})
+}
+
 func (a *Agent) sendEnrolment(secret []byte) {
 	e := &attest.Enrolment{
 		Version: 1, UEID: a.cfg.UEID[:], Vendor: a.cfg.Vendor, Model: a.cfg.Model, Serial: a.cfg.Serial,
@@ -291,12 +301,12 @@ func (a *Agent) sendEnrolment(secret []byte) {
 	a.sealer.put(sealJob{enrol: e, class: spool.Evidence, topic: "enrol"})
 }
 
-// receive acts on a message from the verifier.
-func (a *Agent) receive(data []byte) {
+// receive acts on a message from the verifier. An error ends Run.
+func (a *Agent) receive(data []byte) error {
 	d, err := attest.DecodeDown(data)
 	if err != nil {
 		a.cfg.Log.Warn("refused a message from the verifier", "err", err)
-		return
+		return nil
 	}
 	switch {
 	case d.Enrolled:
@@ -311,21 +321,64 @@ func (a *Agent) receive(data []byte) {
 		}
 	case d.Credential != nil:
 		a.sealer.put(sealJob{credential: d.Credential, activated: a.sendEnrolment})
+	case d.Renewed != nil:
+		return a.renewed(d.Renewed)
 	default:
-		a.command(d.Command)
+		return a.command(d.Command)
 	}
+	return nil
+}
+
+// renewed takes over the new key once the verifier has.
+func (a *Agent) renewed(key []byte) error {
+	if a.cfg.Renewal == nil || string(key) != string(a.cfg.NextKey[:]) {
+		return nil // it is this one already
+	}
+	if err := a.cfg.Keys.Renewed(); err != nil {
+		a.note("cannot take over the new device key: " + err.Error())
+		return nil
+	}
+	return ErrNewKey
+}
+
+// beginRenewal follows an order to renew the device key.
+func (a *Agent) beginRenewal(data []byte) error {
+	order, err := a.trust.OpenCommand(data, reference.Renew, a.cfg.UEID[:], a.cfg.Model, a.cfg.Now())
+	if err == nil && a.cfg.Keys == nil {
+		err = errors.New("its certificate is of another authority (broker.certificate)")
+	}
+	fresh := false
+	if err == nil {
+		fresh, err = a.cfg.Keys.Renew(order.Command().Nonce)
+	}
+	switch {
+	case err != nil:
+		a.note("cannot renew the device key: " + err.Error())
+		return nil
+	case !fresh:
+		return nil
+	}
+	return ErrNewKey
 }
 
 // command answers a challenge, and hands everything else to the enforcer: a
 // resume is for it to judge.
-func (a *Agent) command(data []byte) {
+func (a *Agent) command(data []byte) error {
+	switch reference.UnverifiedKind(data) {
+	case reference.Epoch:
+		a.begin(data)
+		return nil
+	case reference.Renew:
+		return a.beginRenewal(data)
+	}
+	a.order(data)
+	return nil
+}
+
+func (a *Agent) order(data []byte) {
 	u, err := cose.Parse(data, reference.MaxCommandSize)
 	if err != nil || u.Type() != cose.Command {
 		a.note("refused a command: not a signed command")
-		return
-	}
-	if reference.UnverifiedKind(data) == reference.Epoch {
-		a.begin(data)
 		return
 	}
 	order, err := a.trust.OpenCommand(data, reference.Challenge, a.cfg.UEID[:], a.cfg.Model, a.cfg.Now())

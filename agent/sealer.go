@@ -25,13 +25,14 @@ const partsOverhead = 128
 const diskAgain = 2 * time.Second
 
 // A sealJob is one thing to sign: a report, an enrolment, or a credential that
-// the TPM is to open.
+// the TPM is to open; or what was signed already.
 type sealJob struct {
 	report     *attest.Report
 	quote      []int // PCRs of the quote to bind to the report; nil without one
 	logs       bool  // send what is new in the logs of the boot
 	demand     bool  // and send again what was sent a moment ago
 	enrol      *attest.Enrolment
+	sealed     []byte
 	credential *attest.Credential
 	activated  func(secret []byte)
 	class      spool.Class
@@ -160,6 +161,8 @@ func (s *sealer) do(ctx context.Context, j sealJob) bool {
 		}
 		j.activated(secret)
 		return true
+	case j.sealed != nil:
+		return s.deliver(ctx, j.class, j.topic, j.sealed)
 	case j.enrol != nil:
 		data, err := attest.SealEnrolment(j.enrol, s.signer)
 		if err != nil {

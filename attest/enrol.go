@@ -26,7 +26,7 @@ type Enrolment struct {
 	Key        *cose.PublicKey `cbor:"6,keyasint"`           // device key
 	Protection Protection      `cbor:"7,keyasint"`           //
 	TPM        *Identity       `cbor:"8,keyasint,omitempty"` // ProtectionTPM only
-	Secret     []byte          `cbor:"9,keyasint,omitempty"` // from the credential, in the second request
+	Secret     []byte          `cbor:"9,keyasint,omitempty"` // from the credential, in the second request; in a renewal the nonce of its order
 }
 
 // An Identity is what a TPM says of its keys.
@@ -137,6 +137,7 @@ type Down struct {
 	Credential *Credential `cbor:"2,keyasint,omitempty"` // to be activated by the TPM
 	Enrolled   bool        `cbor:"3,keyasint,omitempty"` // the operator approved; a hint
 	Have       *Have       `cbor:"4,keyasint,omitempty"` // how much of the boot's logs the verifier has; a hint
+	Renewed    []byte      `cbor:"5,keyasint,omitempty"` // KeyID of the device key that counts from now on, 16 bytes; a hint
 }
 
 // A Credential is the output of TPM2_MakeCredential.
@@ -155,13 +156,16 @@ func DecodeDown(data []byte) (*Down, error) {
 		return nil, fmt.Errorf("cannot decode message from verifier: %w", err)
 	}
 	n := 0
-	for _, set := range []bool{d.Command != nil, d.Credential != nil, d.Enrolled, d.Have != nil} {
+	for _, set := range []bool{d.Command != nil, d.Credential != nil, d.Enrolled, d.Have != nil, d.Renewed != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
 		return nil, fmt.Errorf("cannot decode message from verifier: %d parts, want one", n)
+	}
+	if d.Renewed != nil && len(d.Renewed) != len(cose.KeyID{}) {
+		return nil, fmt.Errorf("cannot decode message from verifier: key id of %d bytes, want %d", len(d.Renewed), len(cose.KeyID{}))
 	}
 	if d.Have != nil {
 		if err := d.Have.check(); err != nil {

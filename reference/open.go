@@ -137,10 +137,11 @@ const (
 	Challenge   Kind = 2 // report with a quote over this nonce
 	Maintenance Kind = 3 // begin or end maintenance
 	Epoch       Kind = 4 // to all devices: from now on reports carry this nonce (RFC 9334 section 10.3)
+	Renew       Kind = 5 // make a new device key and have it take the place of the present one
 )
 
 func (k Kind) String() string {
-	return name([]string{"", "resume", "challenge", "maintenance", "epoch"}, int(k), "command")
+	return name([]string{"", "resume", "challenge", "maintenance", "epoch", "renewal"}, int(k), "command")
 }
 
 // role returns whose key gives a command. Maintenance takes a pause away before it
@@ -180,7 +181,7 @@ func (c *Command) check() error {
 	switch {
 	case c.Version != 1:
 		return fmt.Errorf("%w: command version %d is not 1", ErrContent, c.Version)
-	case c.Kind < Resume || c.Kind > Epoch:
+	case c.Kind < Resume || c.Kind > Renew:
 		return fmt.Errorf("%w: unknown command %d", ErrContent, c.Kind)
 	case len(c.Device) != device:
 		return fmt.Errorf("%w: %s with a device id of %d bytes, want %d", ErrContent, c.Kind, len(c.Device), device)

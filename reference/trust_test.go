@@ -383,7 +383,7 @@ func TestOpenCommand(t *testing.T) {
 		{"expired", data, reference.Resume, device, reference.At(now + 11), reference.ErrExpired, ""},
 		{"not yet valid", data, reference.Resume, device, reference.At(now - 11), reference.ErrNotYet, ""},
 		{"another version", signed(func(c *reference.Command) { c.Version = 2 }), reference.Resume, device, reference.At(now), reference.ErrContent, "version 2"},
-		{"an unknown kind", signed(func(c *reference.Command) { c.Kind = 4 }), reference.Resume, device, reference.At(now), reference.ErrContent, "unknown command 4"},
+		{"an unknown kind", signed(func(c *reference.Command) { c.Kind = 6 }), reference.Resume, device, reference.At(now), reference.ErrContent, "unknown command 6"},
 		{"a short device id", signed(func(c *reference.Command) { c.Device = c.Device[:16] }), reference.Resume, device, reference.At(now), reference.ErrContent, "16 bytes, want 17"},
 		{"a resume of no pause", signed(func(c *reference.Command) { c.Pause = nil }), reference.Resume, device, reference.At(now), reference.ErrContent, "pause id of 0 bytes"},
 		{"a short nonce", signed(func(c *reference.Command) { c.Nonce = c.Nonce[:8] }), reference.Resume, device, reference.At(now), reference.ErrContent, "nonce of 8 bytes"},

@@ -18,6 +18,9 @@ import (
 // the UEID is derived from that key, so nobody else can have it. A key file
 // proves nothing but itself: the operator sees that and decides.
 func (v *Verifier) enrol(now int64, m Delivery) ([]byte, error) {
+	if attest.IsRenewal(m.Payload) {
+		return v.renew(now, m)
+	}
 	if len(m.Payload) > attest.MaxEnrolSize {
 		return nil, refuse(ReasonSize, "enrolment of %d bytes, the limit is %d", len(m.Payload), attest.MaxEnrolSize)
 	}
@@ -46,6 +49,9 @@ func (v *Verifier) enrol(now int64, m Delivery) ([]byte, error) {
 	}
 	if d != nil && d.Key.ID() == e.Key.ID() && d.Protection == e.Protection {
 		return v.enrolKnown(now, d, e, problem)
+	}
+	if d != nil && d.Enrolled == Approved && d.Former(e.Key.ID()) {
+		return renewed(d) // it has not heard that its renewal was taken
 	}
 	return v.enrolNew(now, d, e, problem)
 }

@@ -19,10 +19,15 @@ func (v *Verifier) Evidence(id attest.UEID) ([]byte, error) {
 	if d.Boot == nil {
 		return nil, fmt.Errorf("evidence of device %s: %w", id, ErrNotFound)
 	}
-	b := attest.Bundle{Version: 1, Key: d.Key}
+	b := attest.Bundle{Version: 1}
 	if b.Message, err = v.store.BootReport(id, d.Chain, [16]byte(d.Boot.Seed), 0); err != nil {
 		return nil, err
 	}
+	u, err := attest.Decode(b.Message)
+	if err != nil {
+		return nil, err
+	}
+	b.Key = d.keyOf(u.KeyID())
 	if d.Identity != nil {
 		b.AK = d.Identity.AK
 		l := &logs{store: v.store, device: d, seed: [16]byte(d.Boot.Seed)}

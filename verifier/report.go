@@ -37,19 +37,13 @@ func (v *Verifier) report(now int64, m Delivery) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch d.Enrolled {
-	case Approved:
-	case Revoked:
-		return nil, refuse(ReasonRevoked, "device %s was revoked", id)
-	case Retired:
-		return nil, refuse(ReasonRetired, "device %s was decommissioned", id)
-	default:
-		return nil, refuse(ReasonUnapproved, "device %s: its enrolment is %q", id, d.Enrolled)
+	if err := approved(d); err != nil {
+		return nil, err
 	}
 	if err := fromDevice(m, id); err != nil {
 		return nil, err
 	}
-	r, err := u.Verify(d.Key)
+	r, err := d.verify(now, u)
 	switch {
 	case errors.Is(err, cose.ErrType):
 		return nil, refuse(ReasonDecode, "%v", err)
@@ -71,6 +65,19 @@ func (v *Verifier) report(now int64, m Delivery) ([]byte, error) {
 	}
 	v.tell(Event{Device: id.String(), Sequence: d.Sequence})
 	return down, nil
+}
+
+// approved refuses what comes from a device that nobody approved.
+func approved(d *Device) error {
+	switch d.Enrolled {
+	case Approved:
+		return nil
+	case Revoked:
+		return refuse(ReasonRevoked, "device %s was revoked", d.UEID)
+	case Retired:
+		return refuse(ReasonRetired, "device %s was decommissioned", d.UEID)
+	}
+	return refuse(ReasonUnapproved, "device %s: its enrolment is %q", d.UEID, d.Enrolled)
 }
 
 // A checked report passed all checks: what it says was said by the device, now,
@@ -249,7 +256,10 @@ func (v *Verifier) bootReport(d *Device, c *checked, sequence uint64) (*attest.R
 	if err != nil {
 		return nil, err
 	}
-	r, err := u.Verify(d.Key) // what comes from the disk is checked like what comes from the network
+	r, err := u.Verify(d.keyOf(u.KeyID())) // what comes from the disk is checked like what comes from the network
+	if errors.Is(err, cose.ErrKey) {
+		return nil, nil // of a key before the last one
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -119,6 +119,11 @@ type Device struct {
 	ReplacedBy *attest.UEID `cbor:"37,keyasint,omitempty"` // the machine whose new TPM or key makes it another device
 	Replaces   *attest.UEID `cbor:"38,keyasint,omitempty"` //
 
+	Renewal   *Challenge `cbor:"41,keyasint,omitempty"` // order to renew the key, not yet followed
+	RenewalBy string     `cbor:"42,keyasint,omitempty"` // who gave the newest
+	Renewed   *Renewed   `cbor:"43,keyasint,omitempty"` // the key that Key took the place of; nil when it never did
+	Renewals  uint64     `cbor:"44,keyasint,omitempty"` // how often that was
+
 	Seen      *Seen       `cbor:"40,keyasint,omitempty"` // what its life is told from
 	Inspected *Inspection `cbor:"45,keyasint,omitempty"` // its last; nil before the first that was recorded
 	Life      *Life       `cbor:"-"`                     // at the time for which it was asked; nil without labels

@@ -330,7 +330,7 @@ func (v *Verifier) approve(now int64, id attest.UEID, by string, replaces *attes
 	d.First, d.Missing, d.GapAt, d.Sequence, d.Digest, d.LastSeen = 0, 0, 0, 0, [32]byte{}, 0
 	d.Stage, d.Tier, d.Findings, d.Pause, d.Manifest, d.Boot, d.Dropped = 0, 0, nil, nil, nil, nil, 0
 	d.Deferral, d.Maintained = nil, 0
-	d.Clock, d.Challenge = nil, nil
+	d.Clock, d.Challenge, d.Renewal, d.Renewed = nil, nil, nil, nil
 	if err := v.save(d); err != nil {
 		return nil, err
 	}
@@ -351,7 +351,7 @@ func (v *Verifier) Revoke(now int64, id attest.UEID) error {
 	if d.Enrolled == Retired {
 		return fmt.Errorf("cannot revoke device %s: %w: it is decommissioned", id, ErrState)
 	}
-	d.Enrolled, d.RevokedAt, d.Challenge, d.Secret = Revoked, now, nil, nil
+	d.Enrolled, d.RevokedAt, d.Challenge, d.Renewal, d.Secret = Revoked, now, nil, nil, nil
 	return v.save(d)
 }
 

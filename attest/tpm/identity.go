@@ -57,7 +57,9 @@ func signingTemplate(unique string, restricted bool) tpm2.TPMTPublic {
 func akTemplate() tpm2.TPMTPublic { return signingTemplate("miotfacts attestation key 1", true) }
 
 // The device key signs what software hands it: reports and TLS handshakes.
-func deviceTemplate() tpm2.TPMTPublic { return signingTemplate("miotfacts device key 1", false) }
+func deviceTemplate(generation uint64) tpm2.TPMTPublic {
+	return signingTemplate(fmt.Sprintf("miotfacts device key %d", generation+1), false)
+}
 
 // Provision makes the keys and lets the attestation key certify the device key.
 // It stores nothing, and gives the same keys each time.
@@ -214,7 +216,7 @@ func (s *signer) Public() crypto.PublicKey { return s.public }
 
 // Sign signs a SHA-256 digest with TPM2_Sign (part 3, 20.2).
 func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	hash := crypto.SHA256 // go-cose gives no options; the digest's size tells
+	hash := crypto.SHA256 // without options the digest's size tells
 	if opts != nil {
 		hash = opts.HashFunc()
 	}

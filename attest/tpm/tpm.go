@@ -51,6 +51,7 @@ var errOtherKey = errors.New("another key signed")
 type Options struct {
 	OwnerAuth       []byte        // of TPM_RH_OWNER, for the NV latch
 	EndorsementAuth []byte        // of TPM_RH_ENDORSEMENT, for the keys
+	Generation      uint64        // of the device key: how often it was renewed; each is another key
 	Timeout         time.Duration // of one command; 0 means 30 s. Making a key may take ten times as long
 }
 
@@ -79,7 +80,7 @@ func (o Options) Open(addr string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open TPM %s: %w", addr, err)
 	}
-	t := &TPM{link: l, opt: o, ak: key{template: akTemplate()}, device: key{template: deviceTemplate()}}
+	t := &TPM{link: l, opt: o, ak: key{template: akTemplate()}, device: key{template: deviceTemplate(o.Generation)}}
 	// A TPM 1.2 answers too, with an error of its own.
 	if _, err := t.property(tpm2.TPMPTFamilyIndicator); err != nil {
 		l.Close()

@@ -95,7 +95,7 @@ func share(c *config) error {
 
 func newUEID(c *config, log *slog.Logger) (attest.UEID, error) {
 	if c.Key.TPM != "" {
-		t, err := openTPM(c)
+		t, err := openTPM(c, 0)
 		if err != nil {
 			return attest.UEID{}, err
 		}
@@ -124,20 +124,29 @@ func newUEID(c *config, log *slog.Logger) (attest.UEID, error) {
 	return attest.NewUEID(id), nil
 }
 
-func writeKeyFile(path string) error {
+// newKey returns a new device key as a key file has it.
+func newKey() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("cannot make device key: %w", err)
+		return nil, fmt.Errorf("cannot make device key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("cannot make device key: %w", err)
+		return nil, fmt.Errorf("cannot make device key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+func writeKeyFile(path string) error {
+	data, err := newKey()
+	if err != nil {
+		return err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot make device key: %w", err)
 	}
-	_, err = f.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	_, err = f.Write(data)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("cannot make device key: %w", errors.Join(err, os.Remove(path)))
 	}
@@ -152,8 +161,9 @@ func readIdentity(c *config) (attest.UEID, error) {
 	return attest.ParseUEID(strings.TrimSpace(string(data)))
 }
 
-func openTPM(c *config) (*tpm.TPM, error) {
-	var options tpm.Options
+// openTPM opens the TPM for a device key of this generation.
+func openTPM(c *config, generation uint64) (*tpm.TPM, error) {
+	options := tpm.Options{Generation: generation}
 	for _, p := range []struct {
 		file     string
 		password *[]byte
@@ -185,6 +195,10 @@ type device struct {
 	tpm        *tpm.TPM         // nil for a key file
 	identity   *attest.Identity // nil for a key file
 	tls        tls.Certificate
+	keys       *keyState
+	renewal    []byte     // to be sent until the verifier has taken the next key; nil without an order
+	nextKey    cose.KeyID // that it asks for
+	notRenewed error      // why it cannot be made
 }
 
 func openDevice(c *config) (*device, error) {
@@ -193,9 +207,15 @@ func openDevice(c *config) (*device, error) {
 		return nil, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
 	}
 	d := &device{ueid: ueid}
+	if d.keys, err = readKeyState(c); err != nil {
+		return nil, err
+	}
+	var request []byte
+	// What goes wrong with the next key must not stop the device with the present one.
+	request, d.nextKey, d.notRenewed = d.keys.request(c, ueid)
 	var key crypto.Signer
 	if c.Key.TPM != "" {
-		if d.tpm, err = openTPM(c); err != nil {
+		if d.tpm, err = openTPM(c, d.keys.Generation); err != nil {
 			return nil, err
 		}
 		id, err := d.tpm.Provision()
@@ -209,9 +229,11 @@ func openDevice(c *config) (*device, error) {
 		}
 		key, d.identity, d.protection = d.tpm.Signer(), attest.IdentityOf(id), attest.ProtectionTPM
 	} else {
-		data, err := os.ReadFile(c.Key.File)
-		if err != nil {
-			return nil, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot read device key: %w", err))
+		data := d.keys.Key
+		if data == nil {
+			if data, err = os.ReadFile(c.Key.File); err != nil {
+				return nil, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot read device key: %w", err))
+			}
 		}
 		if key, err = cose.ParsePrivateKey(data); err != nil {
 			return nil, fail(exitNeeds, "restore the key, or enrol the device anew", err)
@@ -220,6 +242,9 @@ func openDevice(c *config) (*device, error) {
 	}
 	if d.signer, err = cose.NewSigner(key); err != nil {
 		return nil, err
+	}
+	if request != nil && d.notRenewed == nil {
+		d.renewal, d.notRenewed = attest.SealRenewal(request, d.signer)
 	}
 	if c.Broker.Certificate != "" {
 		d.tls, err = issuedCertificate(c.Broker.Certificate, key)

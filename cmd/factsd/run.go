@@ -87,6 +87,12 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		Now: newClock(c).now, Uptime: linux.Uptime,
 		Enforcer: failsafe.Dial(c.Enforcer.Socket), Spool: queue, Alive: watchdog.alive, Log: log,
 	}
+	if c.Broker.Certificate == "" { // else another authority's certificate names the key
+		config.Keys, config.Renewal, config.NextKey = d.keys, d.renewal, d.nextKey
+	}
+	if d.notRenewed != nil {
+		log.Error("cannot follow the order to renew the device key", "err", d.notRenewed)
+	}
 	if d.tpm != nil {
 		config.TPM = d.tpm
 		config.Logs = []agent.LogFile{ // what proves nothing without a quote is not sent
@@ -114,8 +120,8 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	if derr := <-sent; derr != nil && !errors.Is(derr, context.Canceled) {
 		return derr
 	}
-	if errors.Is(err, agent.ErrNewManifest) {
-		log.Info("ending, to be started anew by the supervisor: another manifest is in place")
+	if errors.Is(err, agent.ErrNewManifest) || errors.Is(err, agent.ErrNewKey) {
+		log.Info("ending, to be started anew by the supervisor", "because", err)
 		return nil
 	}
 	return err
@@ -184,7 +190,7 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	// What is ordered after the enforcer starts once a pause is in force again.
 	config.Ready = func() { daemon.SdNotify(false, daemon.SdNotifyReady) }
 	if c.Enforcer.NV && c.Key.TPM != "" {
-		t, err := openTPM(c)
+		t, err := openTPM(c, 0)
 		if err != nil {
 			return err
 		}

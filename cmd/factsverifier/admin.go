@@ -30,6 +30,7 @@ import (
 //	POST /admin/devices/{id}/replace         {"by": "name", "with": "UEID"}  204
 //	POST /admin/devices/{id}/inspected       {"by": "name", "on": "2028-08-20"}  204
 //	POST /admin/devices/{id}/challenge                   202
+//	POST /admin/devices/{id}/renew           {"by": "name"}                  202
 //	POST /admin/observations            a Survey         counted
 type admin struct {
 	verifier     *verifier.Verifier
@@ -43,7 +44,7 @@ type admin struct {
 func (a *admin) handler(pages http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
-	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "decommission": a.decommission, "replace": a.replace, "inspected": a.inspected, "challenge": a.challenge} {
+	for action, do := range map[string]func(attest.UEID, *http.Request) (int, error){"approve": a.approve, "revoke": a.revoke, "decommission": a.decommission, "replace": a.replace, "inspected": a.inspected, "challenge": a.challenge, "renew": a.renew} {
 		mux.HandleFunc("POST /admin/devices/{id}/"+action, func(w http.ResponseWriter, r *http.Request) {
 			id, err := attest.ParseUEID(r.PathValue("id"))
 			status := http.StatusBadRequest
@@ -170,6 +171,24 @@ func (a *admin) challenge(id attest.UEID, _ *http.Request) (int, error) {
 		return status(err), err
 	}
 	if err := a.bus.Send(id, data, now.Add(verifier.ChallengeLife)); err != nil {
+		return http.StatusServiceUnavailable, err
+	}
+	return http.StatusAccepted, nil
+}
+
+func (a *admin) renew(id attest.UEID, r *http.Request) (int, error) {
+	var body struct {
+		By string `json:"by"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1024)).Decode(&body); err != nil {
+		return http.StatusBadRequest, fmt.Errorf("cannot read who orders it: %w", err)
+	}
+	now := time.Now()
+	data, err := a.verifier.Renew(now.Unix(), id, body.By)
+	if err != nil {
+		return status(err), err
+	}
+	if err := a.bus.Send(id, data, now.Add(verifier.RenewLife*time.Second)); err != nil {
 		return http.StatusServiceUnavailable, err
 	}
 	return http.StatusAccepted, nil
@@ -388,6 +407,30 @@ over its nonce where there is a TPM. The answer counts for five minutes.`,
 			return err
 		},
 	})
+}
+
+func newRenewCommand() *cobra.Command {
+	var p place
+	var by string
+	c := &cobra.Command{
+		Use:   "renew DEVICE",
+		Short: "Have a device make itself a new key",
+		Long: `Sends a signed order. The device makes a new key, in its TPM or in a file, and has
+the present one sign for it; with a TPM its attestation key certifies it. From the
+first report under it the key before is refused. A device that is off has 30 days.`,
+		Example: `  factsverifier renew 0123456789abcdef0123456789abcdef --by "A. Meier"`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := device(args[0])
+			if err == nil {
+				_, err = p.ask(c.Context(), http.MethodPost, "/admin/devices/"+id+"/renew", map[string]string{"by": by})
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&by, "by", "", "`NAME` of who orders it, kept with the device (required)")
+	cobra.CheckErr(c.MarkFlagRequired("by"))
+	return p.flags(c)
 }
 
 func newDevicesCommand() *cobra.Command {

@@ -217,7 +217,7 @@ func (b *Embedded) rights(c *mochi.Client) rights {
 	case err != nil:
 		b.cfg.Log.Error("cannot look up device", "device", id, "err", err)
 		return nothing
-	case d.Enrolled == verifier.Approved && d.Key.ID() == key.ID():
+	case d.Enrolled == verifier.Approved && (d.Key.ID() == key.ID() || d.Former(key.ID())):
 		b.front.known(conn)
 		return everything
 	case d.Enrolled == verifier.Approved, d.Enrolled == verifier.Revoked && d.ProvedAt != 0 && d.Key.ID() == key.ID():
