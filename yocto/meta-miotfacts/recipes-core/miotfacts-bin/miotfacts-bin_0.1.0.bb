@@ -1,7 +1,7 @@
 # The archive that `make dist` makes, for series whose Go is too old.
 require recipes-core/include/miotfacts-common.inc
 
-LICENSE = "Apache-2.0 & BSD-2-Clause & BSD-3-Clause & MIT & MPL-2.0 & (EPL-2.0 | BSD-3-Clause)"
+LICENSE = "Apache-2.0 & BSD-2-Clause & BSD-3-Clause & MIT & (EPL-2.0 | BSD-3-Clause)"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=86d3f3a95c324c9479bd8986968f4327"
 
 # Where the archives are, and the checksum of this machine's in SHA256SUMS. There

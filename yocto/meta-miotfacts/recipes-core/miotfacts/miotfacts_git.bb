@@ -1,6 +1,6 @@
 require recipes-core/include/miotfacts-common.inc
 
-LICENSE = "Apache-2.0 & BSD-2-Clause & BSD-3-Clause & MIT & MPL-2.0 & (EPL-2.0 | BSD-3-Clause)"
+LICENSE = "Apache-2.0 & BSD-2-Clause & BSD-3-Clause & MIT & (EPL-2.0 | BSD-3-Clause)"
 LIC_FILES_CHKSUM = "file://src/${GO_IMPORT}/LICENSE;md5=86d3f3a95c324c9479bd8986968f4327"
 require ${BPN}-licenses.inc
 
