@@ -169,6 +169,38 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// TestBareContainer is a device without systemd, without hwmon, without cgroup v2,
+// in a container: every fact is ok or absent, none unreadable, and none but those
+// that such a device can know is ok.
+func TestBareContainer(t *testing.T) {
+	x := &tree{t: t, dir: filepath.Join(t.TempDir(), "root")}
+	if err := os.CopyFS(x.dir, os.DirFS(filepath.Join(devices, "container"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, none := range []string{".calls/systemd", "sys/class/hwmon", "sys/class/thermal", "sys/fs/cgroup", "run/systemd"} {
+		if _, err := os.Lstat(filepath.Join(x.dir, none)); err == nil {
+			t.Errorf("the container has /%s", none)
+		}
+	}
+	x.root = openRoot(t, x.dir)
+	x.root.now = func() int64 { return x.now }
+	x.list = mustSources(t, x.root, fixtureOptions)
+	x.write(map[string]string{"proc/stat": procStat(1000, 9000)})
+	x.round(0, nil)
+	x.write(map[string]string{"proc/stat": procStat(1010, 9090)})
+	x.now += int64(time.Second)
+	for name, r := range readAll(t, x.list, 1) {
+		if r.Status != facts.OK && r.Status != facts.Absent {
+			t.Errorf("%s is %s: %s", name, r.Status, r.Reason)
+		}
+		group, _, _ := strings.Cut(name, ".")
+		if r.Status == facts.OK && (slices.Contains([]string{"energy", "thermal", "application", "container", "service"}, group) ||
+			slices.Contains(strings.Fields("boot.firmware boot.loader boot.kernel boot.initrd boot.userspace boot.energy boot.secure boot.loader_verified network.unowned network.owners"), name)) {
+			t.Errorf("%s is %v, which nothing there tells", name, r.Value)
+		}
+	}
+}
+
 // diff returns the lines that are only in one of both.
 func diff(want, got string) (lines []string) {
 	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
