@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -96,11 +98,70 @@ func inside(self, groups string) error {
 	if err != nil {
 		return err
 	}
+	after, err := census(groups)
+	if err != nil {
+		return err
+	}
+	if err := after.enough(); err != nil {
+		return err
+	}
 	for _, c := range held {
 		c.Close()
 	}
-	crowded.What = fmt.Sprintf("%d more processes, %d sockets, %d control groups, %d mounts", crowdProcesses, crowdSockets, crowdGroups, crowdMounts)
+	crowded.What = after.String()
 	return json.NewEncoder(os.Stdout).Encode([2]cost{quiet, crowded})
+}
+
+// A population is what the kernel counts in the namespaces.
+type population struct{ processes, sockets, groups, mounts int }
+
+func (p population) String() string {
+	return fmt.Sprintf("%d processes, %d sockets, %d control groups, %d mounts, as counted after it", p.processes, p.sockets, p.groups, p.mounts)
+}
+
+// enough refuses a crowd of which a part is missing.
+func (p population) enough() error {
+	if p.processes < crowdProcesses || p.sockets < crowdSockets || p.groups < crowdGroups || p.mounts < crowdMounts {
+		return fmt.Errorf("the crowd is not there: %s", p)
+	}
+	return nil
+}
+
+// census counts the processes and mounts that /proc shows, the TCP sockets of the
+// network namespace (proc(5), net/sockstat) and the control groups below dir.
+func census(dir string) (p population, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return p, err
+	}
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			p.processes++
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return p, err
+	}
+	p.mounts = bytes.Count(mounts, []byte("\n"))
+	stat, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		return p, err
+	}
+	for line := range strings.Lines(string(stat)) {
+		if rest, ok := strings.CutPrefix(line, "TCP: inuse "); ok {
+			if _, err := fmt.Sscan(rest, &p.sockets); err != nil {
+				return p, fmt.Errorf("cannot read /proc/net/sockstat: %w", err)
+			}
+		}
+	}
+	groups, err := os.ReadDir(dir)
+	for _, e := range groups {
+		if e.IsDir() {
+			p.groups++
+		}
+	}
+	return p, err
 }
 
 // loopback brings lo up (netdevice(7)).
