@@ -137,6 +137,41 @@ func TestDraft(t *testing.T) {
 	}
 }
 
+// TestDraftMissesMembers wants a second rule of services: one that stops is no
+// member that the first has never seen.
+func TestDraftMissesMembers(t *testing.T) {
+	superset := func(recs ...*baseline.Recording) string {
+		m, _, err := baseline.Draft(recs, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range m.Operating {
+			if r.Op == reference.SupersetOf {
+				return fmt.Sprint(r.Values)
+			}
+		}
+		return "none"
+	}
+	both := record(t, "b", "service.active", []string{"a", "b", "c"}, []string{"a", "b"}, []string{"a", "b", "c"})
+	one := record(t, "b", "service.active", []string{"a", "c"}, facts.Absent)
+	old := record(t, "b", "service.active", []string{"a"})
+	old.Runs[0].Facts[1].Samples = nil
+	for _, x := range []struct {
+		recs []*baseline.Recording
+		want string
+	}{
+		{[]*baseline.Recording{both}, "[{a, b}]"},
+		{[]*baseline.Recording{both, one}, "[{a}]"},
+		{[]*baseline.Recording{one, record(t, "b", "service.active", []string{"x"})}, "none"},
+		{[]*baseline.Recording{both, old}, "none"},
+		{[]*baseline.Recording{record(t, "b", "network.listening", []string{"a"})}, "none"},
+	} {
+		if got := superset(x.recs...); got != x.want {
+			t.Errorf("%s, want %s", got, x.want)
+		}
+	}
+}
+
 // find returns a rule for fact in one of stages, in words.
 func find(m *reference.Manifest, fact facts.Key, stages ...string) (string, string) {
 	for _, stage := range stages {

@@ -88,6 +88,10 @@ type total struct {
 	Seen
 	runs  int // with a value
 	boots map[string]bool
+
+	always  []string // members of a Set in every sample of all runs
+	sampled bool     // always is of some run
+	unknown bool     // a run was recorded without samples
 }
 
 func (t *total) add(s Seen, boot string) {
@@ -113,6 +117,16 @@ func (t *total) add(s Seen, boot string) {
 			t.Bools = append(t.Bools, b)
 		}
 	}
+	t.unknown = t.unknown || s.OK > 0 && len(s.Samples) == 0
+	for _, x := range s.Samples {
+		switch {
+		case x.Status != facts.OK || x.Value.Kind() != facts.Set:
+		case !t.sampled:
+			t.always, t.sampled = slices.Clone(x.Value.Set()), true
+		default:
+			t.always = slices.DeleteFunc(t.always, func(m string) bool { return !slices.Contains(x.Value.Set(), m) })
+		}
+	}
 	t.Texts = append(t.Texts, s.Texts...)
 	slices.Sort(t.Texts)
 	t.Texts = slices.Compact(t.Texts)
@@ -133,6 +147,7 @@ type treatment struct {
 	bits      bool   // not a quantity: bits or a level, one value only
 	want      bool   // of a Bool: the value that a sound device has
 	extreme   bool   // suggest a fail-safe extreme as well
+	complete  bool   // of a Set: a member that goes missing is as bad as one that comes
 }
 
 func treat(d facts.Def) treatment {
@@ -159,6 +174,8 @@ func treat(d facts.Def) treatment {
 		return treatment{high: true, extreme: true}
 	case "energy.undervoltage", "integrity.tamper":
 		return treatment{want: false}
+	case "service.active", "integrity.lsm", "events.channels":
+		return treatment{complete: true}
 	case "energy.computed":
 		return treatment{skip: "it says how energy.power is known"}
 	}
@@ -244,6 +261,11 @@ func (d *drafter) propose(def facts.Def, t *total) {
 			return
 		}
 		d.rule(def, stage, r)
+		if how.complete && !t.unknown && len(t.always) > 0 {
+			r.Op, r.Values = reference.SupersetOf, []facts.Value{facts.SetValue(slices.Clone(t.always))}
+			r.Why = fmt.Sprintf("%s: %s there in every one; %s", seen, count(len(t.always), "member"), worth(n, what))
+			d.rule(def, stage, r)
+		}
 	default:
 		for _, text := range t.Texts {
 			v := facts.TextValue(text)
