@@ -148,7 +148,6 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 		log.Warn("memory may be taken in huge pages", "err", err)
 	}
-	debug.FreeOSMemory() // what was taken in huge pages until here
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return command(ctx, c, log, stdout)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -113,6 +114,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 			log.Warn("not confined by itself", "err", err)
 		}
 	}
+	debug.FreeOSMemory() // what only the start needed
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version)
 	err = a.Run(ctx)
@@ -206,6 +208,7 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if c.Enforcer.Priority > 0 {
 		// While the disk is written there is more to do.
 		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2))
+		debug.FreeOSMemory() // what only the start needed; locked memory is never given back
 		if err := errors.Join(stayInMemory(), comeFirst(c.Enforcer.Priority)); err != nil {
 			log.Warn("a pause may wait for other processes", "err", err)
 		}
