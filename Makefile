@@ -62,7 +62,7 @@ test-faults: ## Let every system call of the enforcer fail, and kill it at each,
 	$(GO) test -count=1 -timeout 40m -parallel 4 -run 'TestFaults$$' ./agent/failsafe -v -faults $(CURDIR)/docs/faults.md
 
 test-tpm: ## All that is said of the TPM, against real swtpm: keys, quotes, power cuts, kills, leftovers
-	@mkdir -p bin; $(GO) test -race -count=1 -timeout 30m -v ./attest/tpm -args -every-kind >bin/test-tpm.log 2>&1; status=$$?; \
+	@mkdir -p bin; $(GO) test -race -count=1 -timeout 60m -v ./attest/tpm -args -every-kind >bin/test-tpm.log 2>&1; status=$$?; \
 	grep -v -e 'Data client disconnected' -e '^=== ' bin/test-tpm.log; exit $$status
 	$(GO) test -race -count=1 -v ./test/interop
 

@@ -135,7 +135,7 @@ func TestEpochOfAQuote(t *testing.T) {
 	}
 	// An epoch's nonce answers no challenge, and a challenge's is no epoch.
 	nonce = d.Challenge()
-	r = quoted(attest.KindRoutine, epoch(f))
+	quoted(attest.KindRoutine, epoch(f))
 	if d.View().Challenge == nil {
 		t.Error("a report of the epoch has answered the challenge")
 	}

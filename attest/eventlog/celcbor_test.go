@@ -13,15 +13,6 @@ import (
 	. "github.com/miotfacts/miotfacts/attest/eventlog"
 )
 
-// item returns v in CBOR.
-func item(v any) []byte {
-	data, err := cbor.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return data
-}
-
 type keys = map[int]any
 
 // inCBOR returns a record with what changes it; a key set to nil is left out.
@@ -50,7 +41,7 @@ func inList(records ...[]byte) []byte {
 // of IMA, of systemd, something unknown, and one in an NV index.
 func cborRecords() [][]byte {
 	return [][]byte{
-		inCBOR(0, 4, 5, keys{0: 0x80000007, 1: []byte("go")}, []byte("go")),
+		inCBOR(0, 4, 5, keys{0: EFIAction, 1: []byte("go")}, []byte("go")),
 		inCBOR(1, 4, 5, keys{0: "EV_EFI_ACTION", 1: []byte("on")}, []byte("on")),
 		inCBOR(0, 10, 7, keys{0: "ima-ng", 1: []byte("template")}, []byte("template")),
 		inCBOR(0, 11, 11, []byte("enter-initrd"), []byte("enter-initrd")),
@@ -146,7 +137,7 @@ func TestCBORRefused(t *testing.T) {
 		"list of no records":    {[]byte{0x80}, "cannot parse event log"},
 		"PCR 32":                {record(keys{1: 32}), "PCR 32, the highest is 31"},
 		"PCR -1":                {record(keys{1: -1}), "record 0 at offset 1"},
-		"PCR beyond 32 bits":    {record(keys{1: 1 << 33}), "record 0 at offset 1"},
+		"PCR beyond 32 bits":    {record(keys{1: uint64(1) << 33}), "record 0 at offset 1"},
 		"PCR with a fraction":   {record(keys{1: 4.5}), "record 0 at offset 1"},
 		"PCR of nothing":        {slices.Concat([]byte{0x81, 0xa5, 0, 0, 1, 0xf6}, record(nil)[6:]), "want a PCR or an NV index"},
 		"PCR and NV":            {record(keys{2: 1}), "want a PCR or an NV index"},
