@@ -123,7 +123,7 @@ bench-alarms: ## Record this machine, and compare predicted false alarms with th
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factsctl
 	@$(GO) build -o bin/benchalarms ./test/benchalarms && bin/benchalarms $(BENCHFLAGS) $(CURDIR)/bin/factsctl
 
-bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under load (half an hour; needs root and cgroup v2)
+bench-failsafe: ## Measure 200 pauses from a crossing to frozen, idle and under load (over an hour, as root, with cgroup v2; BENCHFLAGS="-n 50 -loads idle,cpu -facts event" for less)
 	@$(GO) build -o bin/benchfailsafe ./test/benchfailsafe && bin/benchfailsafe $(BENCHFLAGS)
 
 bench-events: ## Measure from the cause of an event to its comparison, 200 of each kind (as root, in namespaces of its own)

@@ -154,6 +154,7 @@ type bench struct {
 func run() (err error) {
 	n := flag.Int("n", 200, "how many pauses for each line")
 	only := flag.String("loads", "idle,cpu,memory,processes", "what else the machine does")
+	kinds := flag.String("facts", "event,fast", "what crosses")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -190,14 +191,14 @@ func run() (err error) {
 		if !slices.Contains(strings.Split(*only, ","), load.name) {
 			continue
 		}
-		if err := b.under(ctx, load, *n); err != nil {
+		if err := b.under(ctx, load, strings.Split(*kinds, ","), *n); err != nil {
 			return fmt.Errorf("%s: %w", load.name, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) under(ctx context.Context, load load, n int) error {
+func (b *bench) under(ctx context.Context, load load, kinds []string, n int) error {
 	procs, err := load.start()
 	defer func() {
 		for _, p := range procs {
@@ -222,12 +223,18 @@ func (b *bench) under(ctx context.Context, load load, n int) error {
 		undo func() error
 		more time.Duration
 	}{
-		{"event fact", func() error { return b.say(620) }, func() error { return b.say(120) }, 0},
-		{"fast fact", b.socket0, b.listen, period},
+		{"event", func() error { return b.say(620) }, func() error { return b.say(120) }, 0},
+		{"fast", b.socket0, b.listen, period},
 	} {
+		if !slices.Contains(kinds, what.name) {
+			continue
+		}
 		var took, bare []time.Duration
 		worst := ""
 		for range n {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			d, way, err := b.pause(ctx, what.do, what.undo)
 			if err != nil {
 				return err
@@ -241,7 +248,7 @@ func (b *bench) under(ctx context.Context, load load, n int) error {
 			}
 			bare = append(bare, d)
 		}
-		show(load.name, what.name, took, what.more)
+		show(load.name, what.name+" fact", took, what.more)
 		fmt.Printf("%-10s   worst: %s\n", load.name, worst)
 		show(load.name, "  cgroup.freeze alone", bare, -1)
 	}
