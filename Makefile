@@ -58,8 +58,8 @@ test: size test-386 ## Everything: sizes, 32 bits, and all tests with the race d
 test-quick: ## All tests but the system tests in test/, without the race detector
 	$(GO) test $$($(GO) list ./... | grep -v /test/) ./test/house
 
-test-faults: ## Let every system call of the enforcer fail, and kill it at each, and write docs/faults.md (needs root, cgroup v2, strace)
-	$(GO) test -count=1 -timeout 40m -parallel 4 -run 'TestFaults$$' ./agent/failsafe -v -faults $(CURDIR)/docs/faults.md
+test-faults: ## Let every system call of the enforcer fail, and kill it at each, and write docs/faults.md (needs root, cgroup v2, strace; WAYS=quarantine,sysfs/pause for a part)
+	$(GO) test -count=1 -timeout 90m -parallel 4 -run 'TestFaults$$' ./agent/failsafe -v -faults $(CURDIR)/docs/faults.md -ways '$(WAYS)'
 
 test-tpm: ## All that is said of the TPM, against real swtpm: keys, quotes, power cuts, kills, leftovers
 	@mkdir -p bin; $(GO) test -race -count=1 -timeout 60m -v ./attest/tpm -args -every-kind >bin/test-tpm.log 2>&1; status=$$?; \

@@ -98,7 +98,8 @@ type Config struct {
 
 	Enforcer Enforcer
 	Spool    Spool
-	Alive    func() // called after each round, for a watchdog; may be nil
+	Notes    []string // said in the first report
+	Alive    func()   // called after each round, for a watchdog; may be nil
 	Log      *slog.Logger
 }
 
@@ -189,7 +190,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, store: store, inbox: make(chan []byte, 16), wake: make(chan struct{}, 1)}
 	a.hurry.wake = a.wake
-	a.notes = append(a.notes, store.notes...)
+	a.notes = append(slices.Clone(cfg.Notes), store.notes...)
 	if a.trust, a.ref, err = openReference(&cfg, store); err != nil {
 		a.refuseReference(err)
 	}

@@ -1,10 +1,11 @@
-// Package confine gives up system calls, for this process and for good: it looks
-// into no process and changes nothing of the machine, and where it faces the
-// network it starts no program. What it starts inherits that.
+// Package confine gives up system calls, files and ports, for this process and for
+// good: it looks into no process and changes nothing of the machine, and where it
+// faces the network it starts no program, writes to its own files only and connects
+// to its own ports. What it starts inherits that.
 //
 // It protects against whoever takes the process over, as far as the kernel holds:
-// what is given up fails with EPERM. It takes no rights to files or sockets that
-// are open. seccomp(2), SECCOMP_SET_MODE_FILTER.
+// what is given up fails with EPERM or EACCES. It takes no rights to files or sockets
+// that are open. seccomp(2), SECCOMP_SET_MODE_FILTER; landlock(7).
 package confine
 
 import (

@@ -168,11 +168,15 @@ func prepareTime(deadline uint32, age int64) uint32 {
 	return uint32(max(int64(deadline)-age, least))
 }
 
-// save writes the present record to both copies. It is called with mu held.
+// save writes the present record to both copies, and where they do not take a
+// pause to the intent. It is called with mu held.
 func (e *Enforcer) save() {
 	err := errors.Join(e.latch.begin(&e.rec), e.latch.finish(e.rec))
-	if err == nil {
+	switch {
+	case err == nil:
 		e.dropIntent()
+	case e.rec.Phase.latched():
+		err = errors.Join(err, e.intend(e.rec))
 	}
 	e.degrade("latch", err)
 }
@@ -266,7 +270,14 @@ func (e *Enforcer) do(ctx context.Context, r reference.Reaction, f func(context.
 // tried again.
 func (e *Enforcer) undo(ctx context.Context, rec record) {
 	// As long as the TPM says paused, a restart comes back paused.
-	e.writeNV()
+	// Where it cannot be written, the resume is void then; a TPM that hangs has one try.
+	begin := time.Now()
+	for try := 1; !e.writeNV() && try < tries && time.Since(begin) < lookTime; try++ {
+		select {
+		case <-ctx.Done():
+		case <-time.After(tryAgain):
+		}
+	}
 	e.mu.Lock()
 	e.effects = nil
 	e.mu.Unlock()
@@ -297,7 +308,7 @@ func (e *Enforcer) undo(ctx context.Context, rec record) {
 		return
 	}
 	e.rec = record{Version: 1, Phase: PhaseClear, Steps: left}
-	e.told = nil
+	e.told, e.ended = nil, rec.PauseID
 	delete(e.degraded, "state")
 	e.save()
 	e.sayLeft()
@@ -341,22 +352,33 @@ func (e *Enforcer) sayLeft() {
 // waits for it; only a resume does.
 func (e *Enforcer) keepNV(ctx context.Context) {
 	for {
+		again := (<-chan time.Time)(nil)
+		if !e.writeNV() {
+			again = time.After(nvAgain)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.nvKick:
-			e.writeNV()
+		case <-again:
 		}
 	}
 }
 
-// writeNV writes what the TPM has to say, when it changes: its cells wear.
-func (e *Enforcer) writeNV() {
+// nvAgain is when a TPM that was not written is written again.
+const nvAgain = 5 * time.Second
+
+// writeNV writes what the TPM has to say, when it changes: its cells wear. It
+// reports whether the TPM says that now, or there is none.
+func (e *Enforcer) writeNV() bool {
 	if e.cfg.NV == nil {
-		return
+		return true
 	}
 	e.nvMu.Lock()
 	defer e.nvMu.Unlock()
+	if !e.nvRead && !e.readLate() {
+		return false
+	}
 	want := e.nvSaid
 	e.mu.Lock()
 	want.Paused = e.rec.Phase.latched()
@@ -376,6 +398,31 @@ func (e *Enforcer) writeNV() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.degrade("tpm", err)
+	return err == nil
+}
+
+// readLate reads a TPM that could not be read at the start, before anything is
+// written to it: what it says counts as it would have then, but for a pause that
+// was resumed meanwhile. It is called with nvMu held.
+func (e *Enforcer) readLate() bool {
+	nv, said, err := readNV(e.cfg.NV)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if nv.state == nvUnread {
+		e.degrade("tpm", err)
+		return false
+	}
+	e.nvRead, e.nvSaid = true, said
+	e.degrade("tpm at start", err)
+	e.policy.nvFloor = max(e.policy.nvFloor, said.Floor)
+	switch {
+	case e.rec.Phase != PhaseClear:
+	case nv.state == nvDamaged:
+		e.pause("state damaged: the latch in the TPM cannot be understood", nil)
+	case nv.state == nvPaused && !bytes.Equal(nv.pauseID, e.ended):
+		e.pause("the latch in the TPM says paused, the files say otherwise", nil)
+	}
+	return true
 }
 
 // lives takes a sign of life of the measuring process.

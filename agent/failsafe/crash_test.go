@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest/cose"
+	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/reference"
 	"github.com/miotfacts/miotfacts/reference/referencetest"
 )
@@ -36,17 +38,63 @@ func enforceChild(dir string) {
 		fail(err)
 		return reference.Root{Key: key, Owner: o}
 	}
-	e, err := New(Config{
+	cfg := Config{
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "s"), AllowUIDs: []uint32{0},
 		Device: deviceID, Vendor: "Example Medical", Model: "pump-1", AgentVersion: "0.1.0",
 		ManifestPath: filepath.Join(dir, "manifest"), KeyLists: []string{filepath.Join(dir, "keys-m"), filepath.Join(dir, "keys-o")},
 		Roots:    []reference.Root{root("root-m", reference.Manufacturer), root("root-o", reference.Operator)},
 		Now:      func() reference.Interval { return reference.At(referencetest.Now) },
-		Verifier: verifierPeers(), Network: "/proc/self/ns/net",
+		Verifier: verifierPeers(), Network: "/proc/self/ns/net", Hooks: filepath.Join(dir, "hooks"), Sysfs: []string{"/sys/kernel/pump"},
 		AppSocket: os.Getenv("FAILSAFE_TELL"), CgroupRoot: cgroupRoot, Ready: func() { fmt.Println("ready") },
-	})
+	}
+	if addr := os.Getenv("FAILSAFE_TPM"); addr != "" {
+		cfg.NV = &lateNV{addr: addr}
+	}
+	if os.Getenv("FAILSAFE_NETLINK") == "none" {
+		fail(withoutNetlink())
+	}
+	if path := os.Getenv("FAILSAFE_LOG"); path != "" {
+		log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		fail(err)
+		cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	}
+	e, err := New(cfg)
 	fail(err)
+	if os.Getenv("FAILSAFE_SIMULATED") != "" {
+		chip := &fileChip{filepath.Join(dir, "dev")}
+		e.hands.sys, e.hands.dev, e.hands.ioctl = filepath.Join(dir, "sys"), chip.dir, chip.ioctl
+	}
 	fail(e.Run(context.Background()))
+}
+
+// lateNV opens the TPM at each use, as the shipped command does after a failure.
+type lateNV struct{ addr string }
+
+func (n *lateNV) DefineLatch() error {
+	t, err := tpm.Open(n.addr)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.DefineLatch()
+}
+
+func (n *lateNV) ReadLatch() (tpm.LatchRecord, error) {
+	t, err := tpm.Open(n.addr)
+	if err != nil {
+		return tpm.LatchRecord{}, err
+	}
+	defer t.Close()
+	return t.ReadLatch()
+}
+
+func (n *lateNV) WriteLatch(r tpm.LatchRecord) error {
+	t, err := tpm.Open(n.addr)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.WriteLatch(r)
 }
 
 // A child is an enforcer in a process of its own, in a cgroup by its descriptor.
@@ -76,7 +124,7 @@ func (d *device) begin(argv []string, cgroup ...int) (c *child, ready bool) {
 		d.write(name, pem)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir, "FAILSAFE_TELL="+d.cfg.AppSocket)
+	cmd.Env = append(append(os.Environ(), "FAILSAFE_ENFORCE="+d.dir, "FAILSAFE_TELL="+d.cfg.AppSocket), d.env...)
 	cmd.Stderr = d.t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	for _, fd := range cgroup {
@@ -102,6 +150,9 @@ func (d *device) begin(argv []string, cgroup ...int) (c *child, ready bool) {
 
 // kill kills the enforcer, and what it runs under.
 func (c *child) kill() {
+	if c.cmd.ProcessState != nil {
+		return // its number may be another's by now
+	}
 	syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
 	c.cmd.Wait()
 	c.client.Close()

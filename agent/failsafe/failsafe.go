@@ -61,11 +61,13 @@ type Config struct {
 	KeyLists                    []string
 	Roots                       []reference.Root
 	Now                         func() reference.Interval // what the device knows of the time
+	Synchronised                func() (bool, error)      // whether a time source disciplines the clock; may be nil
 
 	AppSocket  string   // of the application that is told; "" for none
 	CgroupRoot string   // where cgroup v2 is mounted
 	NeverTouch []string // what no manifest may touch, see reference.NeverTouch
 	NV         NV       // nil without a TPM
+	Missing    []string // what this enforcer should have and does not, in words; said in each status
 
 	Verifier []quarantine.Peer // stays reachable in a quarantine; none: no quarantine
 	Network  string            // namespace that a quarantine closes: "/proc/1/ns/net"
@@ -104,6 +106,7 @@ type Enforcer struct {
 	loadMu sync.Mutex      // one reload at a time
 	nvMu   sync.Mutex      // one write to the TPM at a time
 	nvSaid tpm.LatchRecord // what the TPM holds, as far as known; under nvMu
+	nvRead bool            // the TPM was read; under nvMu
 
 	mu          sync.Mutex
 	rec         record
@@ -117,6 +120,7 @@ type Enforcer struct {
 	deferral    *Deferral          // of the present pause; nil without one
 	maintenance *Maintenance       // nil without one
 	hurry       context.CancelFunc // ends the deferral; nil when there was none
+	ended       []byte             // the pause that was resumed last in this run
 	told        []byte             // the pause of which the application was told in this run
 	degraded    map[string]string  // by topic, in words
 	stop        context.CancelFunc // ends the steps that run now; nil when none do
@@ -189,7 +193,11 @@ func (e *Enforcer) open() error {
 	var nv nvLatch
 	if e.cfg.NV != nil {
 		nv, e.nvSaid, err = readNV(e.cfg.NV)
+		e.nvRead = nv.state != nvUnread
 		e.degrade("tpm at start", err)
+	}
+	for i, m := range e.cfg.Missing {
+		e.degrade(fmt.Sprintf("missing %d", i), errors.New(m))
 	}
 	rec, notes := reconcile(e.latch.read(), known, nv)
 	if rec.Phase.latched() && len(rec.PauseID) == 0 {
@@ -225,7 +233,7 @@ func (e *Enforcer) open() error {
 			e.degrade("latch", err)
 		}
 	}
-	e.policy, notes, err = e.openPolicy(policy{nvFloor: e.nvSaid.Floor})
+	e.policy, notes, err = e.openPolicy(policy{nvFloor: e.nvSaid.Floor}, true)
 	e.notePolicy(notes)
 	return err
 }
@@ -292,7 +300,7 @@ func (e *Enforcer) reload() {
 	e.mu.Lock()
 	old := e.policy
 	e.mu.Unlock()
-	p, notes, err := e.openPolicy(old)
+	p, notes, err := e.openPolicy(old, true)
 	if err != nil {
 		return // only a device without roots, which New refuses
 	}
@@ -315,7 +323,6 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	defer func() { cancel(); all.Wait() }()
 	all.Go(func() { e.keepNV(ctx) })
 	all.Go(func() { e.live(ctx) })
-	notify(e.nvKick)
 	e.settle(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -511,6 +518,13 @@ func (e *Enforcer) status() Status {
 		s.Deferral = &d
 	}
 	copy(s.PauseID[:], e.rec.PauseID)
+	if e.cfg.Synchronised != nil {
+		if is, err := e.cfg.Synchronised(); err == nil && is {
+			s.Clock = 2
+		} else if err == nil {
+			s.Clock = 1
+		}
+	}
 	if e.policy.ref != nil {
 		s.Manifest, s.Sequence = e.policy.ref.Digest(), e.policy.ref.Manifest().Sequence
 	}
@@ -616,14 +630,17 @@ func (e *Enforcer) pause(reason string, limit *reference.Deferral) {
 	written := make(chan error, 1)
 	go func() { written <- e.latch.first(rec) }()
 	var err error
+	held := false // one copy has it
 	patience := time.NewTimer(diskTime)
 	defer patience.Stop()
 	select {
 	case err = <-written:
 		written <- nil
+		held = err == nil
 	case <-patience.C:
-		e.intent = true
-		err = writeState(e.intentFile(), rec)
+	}
+	if !held {
+		err = errors.Join(err, e.intend(rec))
 	}
 	e.rec, e.pending, e.effects, e.deferral, e.may = rec, nil, nil, nil, permission{}
 	kept := make(chan error, 1)
@@ -646,6 +663,16 @@ func (e *Enforcer) pause(reason string, limit *reference.Deferral) {
 // intentFile is in memory, as the socket is: a reboot forgets it.
 func (e *Enforcer) intentFile() string { return e.cfg.Socket + ".latch" }
 
+// intend writes a pause that the disk does not have into the intent. It is called
+// with mu held.
+func (e *Enforcer) intend(rec record) error {
+	e.intent = true
+	if err := writeState(e.intentFile(), rec); err != nil {
+		return fmt.Errorf("a restart may come back as before: %w", err)
+	}
+	return nil
+}
+
 // openIntent reads a pause that had begun when the enforcer ended, and that the
 // disk did not have yet. It returns what was found.
 func (e *Enforcer) openIntent(rec *record) string {
@@ -659,13 +686,14 @@ func (e *Enforcer) openIntent(rec *record) string {
 		r, err = decodeRecord(data)
 	}
 	switch {
-	case rec.Phase.latched():
+	case rec.Phase.latched() && (err != nil || r.Generation <= rec.Generation):
 		return ""
 	case err != nil:
 		*rec = record{Version: 1, Phase: PhasePausing, PauseID: newPauseID(), Reason: "state damaged: a pause had begun, and its intent cannot be read"}
 		e.since(rec)
 		return rec.Reason
 	}
+	e.latch.generation = max(e.latch.generation, r.Generation)
 	*rec = r
 	return "a pause had begun that the disk did not have yet"
 }

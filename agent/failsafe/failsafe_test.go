@@ -53,7 +53,8 @@ type device struct {
 	dir   string
 	cfg   Config
 	now   *atomic.Int64
-	sys   string // instead of /sys; "" for the real one
+	sys   string   // instead of /sys; "" for the real one
+	env   []string // of an enforcer in a process of its own
 }
 
 // newDevice returns a device whose manifest pauses by reactions.

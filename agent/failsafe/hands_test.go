@@ -440,13 +440,14 @@ func TestFailingStepDoesNotStopTheNext(t *testing.T) {
 
 // A simulated systemd on a real bus.
 type fakeSystemd struct {
-	conn *dbus.Conn
-	mu   sync.Mutex
-	jobs uint32
-	log  []string
-	unit map[string]*prop.Properties
-	hang bool // jobs are never done
-	fail bool // jobs fail
+	conn    *dbus.Conn
+	address string
+	mu      sync.Mutex
+	jobs    uint32
+	log     []string
+	unit    map[string]*prop.Properties
+	hang    bool // jobs are never done
+	fail    bool // jobs fail
 }
 
 func unitPath(name string) dbus.ObjectPath {
@@ -543,14 +544,36 @@ func (f *fakeSystemd) set(fail, hang bool) {
 	f.fail, f.hang = fail, hang
 }
 
+// is makes a unit what it is; how tells it.
+func (f *fakeSystemd) is(unit, active, load string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unit[unit].SetMust(systemdUnit, "ActiveState", active)
+	f.unit[unit].SetMust(systemdUnit, "LoadState", load)
+}
+
+func (f *fakeSystemd) how(unit string) (active, load string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unit[unit].GetMust(systemdUnit, "ActiveState").(string), f.unit[unit].GetMust(systemdUnit, "LoadState").(string)
+}
+
 func (f *fakeSystemd) did() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.log)
 }
 
-// startBus starts a private bus and a simulated systemd on it.
+// startBus starts a private bus and a simulated systemd on it, for this process.
 func startBus(t *testing.T) *fakeSystemd {
+	t.Helper()
+	address := newBus(t)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+	return newFakeSystemd(t, address)
+}
+
+// newBus starts a private bus and returns its address.
+func newBus(t *testing.T) string {
 	t.Helper()
 	daemon, err := exec.LookPath("dbus-daemon")
 	if err != nil {
@@ -581,13 +604,17 @@ func startBus(t *testing.T) *fakeSystemd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", strings.TrimSpace(address))
-	conn, err := dbus.ConnectSystemBus()
+	return strings.TrimSpace(address)
+}
+
+func newFakeSystemd(t *testing.T, address string) *fakeSystemd {
+	t.Helper()
+	conn, err := dbus.Connect(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	f := &fakeSystemd{conn: conn, unit: map[string]*prop.Properties{}}
+	f := &fakeSystemd{conn: conn, address: address, unit: map[string]*prop.Properties{}}
 	methods := map[string]any{"MaskUnitFiles": f.MaskUnitFiles, "UnmaskUnitFiles": f.UnmaskUnitFiles, "Reload": f.Reload, "Subscribe": f.Subscribe, "LoadUnit": f.LoadUnit, "StopUnit": f.StopUnit, "StartUnit": f.StartUnit}
 	if err := conn.ExportMethodTable(methods, systemdPath, systemdManager); err != nil {
 		t.Fatal(err)

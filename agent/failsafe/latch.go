@@ -303,7 +303,8 @@ type nvLatch struct {
 type nvState uint8
 
 const (
-	nvNone    nvState = iota // no TPM, no index, or not readable: the files alone hold the latch
+	nvNone    nvState = iota // no TPM, or no index: the files alone hold the latch
+	nvUnread                 // there should be one, and it cannot be read: so do they
 	nvClear                  //
 	nvPaused                 //
 	nvDamaged                // the index is there and holds no record
@@ -322,7 +323,7 @@ func readNV(nv NV) (nvLatch, tpm.LatchRecord, error) {
 		}
 		return nvLatch{}, tpm.LatchRecord{}, errors.New("the TPM had no latch, it is new or was cleared: defined anew")
 	case err != nil:
-		return nvLatch{}, tpm.LatchRecord{}, fmt.Errorf("the files alone hold the latch: %w", err)
+		return nvLatch{state: nvUnread}, tpm.LatchRecord{}, fmt.Errorf("the files alone hold the latch: %w", err)
 	case r.Paused:
 		return nvLatch{state: nvPaused, pauseID: r.PauseID[:]}, r, nil
 	}

@@ -36,9 +36,10 @@ type floors struct {
 
 const maxFloors = 256
 
-// openPolicy opens key lists and manifest anew. It returns what was wrong on
-// the way; only a device without roots is an error.
-func (e *Enforcer) openPolicy(old policy) (policy, []string, error) {
+// openPolicy opens key lists and manifest anew, and keeps own copies and floors
+// if it may. It returns what was wrong on the way; only a device without roots is
+// an error.
+func (e *Enforcer) openPolicy(old policy, keep bool) (policy, []string, error) {
 	var notes []string
 	note := func(err error) {
 		if err != nil {
@@ -59,7 +60,7 @@ func (e *Enforcer) openPolicy(old policy) (policy, []string, error) {
 	lists := []string{e.file(fileKeys + "1"), e.file(fileKeys + "2")}
 	for i, path := range append(lists, e.cfg.KeyLists...) {
 		own := i < len(lists)
-		if err := e.addKeys(p.trust, path, own, have); err != nil && !(own && errors.Is(err, fs.ErrNotExist)) {
+		if err := e.addKeys(p.trust, path, own, keep, have); err != nil && !(own && errors.Is(err, fs.ErrNotExist)) {
 			note(err)
 		}
 	}
@@ -79,7 +80,9 @@ func (e *Enforcer) openPolicy(old policy) (policy, []string, error) {
 	switch {
 	case err == nil:
 		raised.Manifest = max(have.Manifest, ref.Manifest().Sequence)
-		note(writeChanged(e.file(fileRef), data, reference.MaxManifestSize))
+		if keep {
+			note(writeChanged(e.file(fileRef), data, reference.MaxManifestSize))
+		}
 	default:
 		p.note = err.Error()
 		kept, kerr := durable.Read(e.file(fileRef), reference.MaxManifestSize)
@@ -101,14 +104,15 @@ func (e *Enforcer) openPolicy(old policy) (policy, []string, error) {
 		}
 	}
 	// The copies are there first: a floor above what can be opened would lock out.
-	if raised.Manifest != have.Manifest || !sameKeys(raised.Keys, have.Keys) {
+	if keep && (raised.Manifest != have.Manifest || !sameKeys(raised.Keys, have.Keys)) {
 		note(writeState(e.file(fileFloors), raised))
 	}
 	return p, notes, nil
 }
 
-// addKeys takes the key list at path, which is an own copy or a file given.
-func (e *Enforcer) addKeys(trust *reference.Trust, path string, own bool, have floors) error {
+// addKeys takes the key list at path, which is an own copy or a file given; that is
+// copied if it may be.
+func (e *Enforcer) addKeys(trust *reference.Trust, path string, own, keep bool, have floors) error {
 	var data []byte
 	var err error
 	if own {
@@ -134,7 +138,7 @@ func (e *Enforcer) addKeys(trust *reference.Trust, path string, own bool, have f
 	if _, err := trust.AddKeys(data); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if own {
+	if own || !keep {
 		return nil
 	}
 	return writeChanged(e.file(fmt.Sprintf("%s%d", fileKeys, l.Owner)), data, reference.MaxKeyListSize)

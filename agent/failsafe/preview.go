@@ -26,61 +26,66 @@ type Preview struct {
 	Refuse string `json:"refuse,omitempty"` // why the step would fail or be refused; "" when it would not
 }
 
-// DryRun opens the manifest as the enforcer would, and looks at each step of its
-// chain without doing it. It writes nothing: it may run beside the enforcer, with
-// the same rights.
-func DryRun(ctx context.Context, cfg Config) ([]Preview, error) {
-	ref, err := openFor(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("cannot look at the chain: %w", err)
-	}
-	h, err := newHands(&cfg)
-	if err != nil {
-		return nil, fmt.Errorf("cannot look at the chain: %w", err)
-	}
-	var all []Preview
-	for _, r := range ref.Manifest().Reaction {
-		p := Preview{Do: r.Do.String(), Target: r.Target, Within: r.Deadline}
-		p.Would, p.Undo = intentions(r)
-		if r.OnlyIf == reference.IfFailed {
-			p.Would += ", if the step before failed"
-		}
-		step, cancel := context.WithTimeout(ctx, max(lookTime, time.Duration(r.Deadline)*time.Millisecond))
-		if p.Now, err = h.look(step, r); err != nil {
-			p.Now = "not known"
-		} else {
-			err = h.would(step, r)
-		}
-		cancel()
-		if err != nil {
-			p.Refuse, p.Would, p.Undo = err.Error(), "nothing", "nothing"
-		}
-		all = append(all, p)
-	}
-	return all, nil
+// A Rehearsal is what the enforcer would do in a pause that begins now.
+type Rehearsal struct {
+	Notes []string  `json:"notes,omitempty"` // what is wrong with manifest and key lists, and which is in force instead
+	Steps []Preview `json:"steps"`
 }
 
-// openFor opens the manifest with the keys that the configuration names. Floors
-// are the running enforcer's.
-func openFor(cfg Config) (*reference.Reference, error) {
-	trust, err := reference.NewTrust(cfg.Roots...)
+// DryRun opens the manifest as the enforcer would, with its floors and own copies,
+// and looks at each step of its chain without doing it. It writes nothing: it may
+// run beside the enforcer, with the same rights.
+func DryRun(ctx context.Context, cfg Config) (Rehearsal, error) {
+	h, err := newHands(&cfg)
 	if err != nil {
-		return nil, err
+		return Rehearsal{}, fmt.Errorf("cannot look at the chain: %w", err)
 	}
-	for _, path := range cfg.KeyLists {
-		data, err := readFile(path, reference.MaxKeyListSize)
-		if err == nil {
-			_, err = trust.AddKeys(data)
-		}
+	return h.rehearse(ctx, cfg)
+}
+
+func (h *hands) rehearse(ctx context.Context, cfg Config) (Rehearsal, error) {
+	var r Rehearsal
+	var old policy
+	if cfg.NV != nil {
+		said, err := cfg.NV.ReadLatch()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			r.Notes = append(r.Notes, "the floor in the TPM is not known: "+err.Error())
 		}
+		old.nvFloor = said.Floor
 	}
-	data, err := readFile(cfg.ManifestPath, reference.MaxManifestSize)
+	p, notes, err := (&Enforcer{cfg: cfg, hands: h}).openPolicy(old, false)
+	if err == nil && !p.valid {
+		err = errors.New(p.note)
+	}
 	if err != nil {
-		return nil, err
+		return Rehearsal{}, fmt.Errorf("cannot look at the chain: %w", err)
 	}
-	return trust.OpenManifest(data, reference.Want{Vendor: cfg.Vendor, Model: cfg.Model, AgentVersion: cfg.AgentVersion}, cfg.Now())
+	r.Notes, r.Steps = append(r.Notes, notes...), []Preview{}
+	for _, step := range p.ref.Manifest().Reaction {
+		r.Steps = append(r.Steps, h.preview(ctx, step))
+	}
+	return r, nil
+}
+
+// preview looks at one step.
+func (h *hands) preview(ctx context.Context, r reference.Reaction) Preview {
+	p := Preview{Do: r.Do.String(), Target: r.Target, Within: r.Deadline}
+	p.Would, p.Undo = intentions(r)
+	if r.OnlyIf == reference.IfFailed {
+		p.Would += ", if the step before failed"
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(lookTime, time.Duration(r.Deadline)*time.Millisecond))
+	defer cancel()
+	var err error
+	if p.Now, err = h.look(ctx, r); err != nil {
+		p.Now = "not known"
+	} else {
+		err = h.would(ctx, r)
+	}
+	if err != nil {
+		p.Refuse, p.Would, p.Undo = err.Error(), "nothing", "nothing"
+	}
+	return p
 }
 
 // intentions says in words what a step does and what undoes it.
@@ -175,6 +180,9 @@ func (h *hands) look(ctx context.Context, r reference.Reaction) (string, error) 
 		_, err := os.Stat(filepath.Join(h.dev, "input", r.Target))
 		return "its device is there", err
 	case reference.Hook:
+		if h.hooks == "" {
+			return "", errors.New("this device has no hooks")
+		}
 		path := filepath.Join(h.hooks, r.Target)
 		return path + " is sound", soundHook(path)
 	case reference.Quarantine:

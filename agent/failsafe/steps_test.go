@@ -1,6 +1,7 @@
 package failsafe
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -110,6 +111,65 @@ func (c *simulatedChip) ioctl(_ uintptr, request uint32, arg []byte) error {
 		if !c.silent {
 			binary.NativeEndian.PutUint32(arg, 1<<soundTone)
 		}
+	default:
+		return unix.ENOTTY
+	}
+	return nil
+}
+
+// fileChip is a GPIO chip with line 17, and a beeper, simulated for an enforcer in
+// a process of its own. Each ioctl(2) is made, for something that any file takes,
+// so that it can fail; what the line is stands in a file.
+type fileChip struct{ dir string }
+
+// simulatedLine is where a fileChip keeps what its line is: "in", "out=0", "out=1".
+const (
+	simulatedLine = "line17.is"
+	fioclex       = 0x5451 // ioctl(2): close on exec
+)
+
+func (c *fileChip) ioctl(fd uintptr, request uint32, arg []byte) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, fioclex, 0); errno != 0 {
+		return errno
+	}
+	path := filepath.Join(c.dir, simulatedLine)
+	is, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	level := uint64(0)
+	if bytes.HasPrefix(is, []byte("out=1")) {
+		level = 1
+	}
+	switch request {
+	case gpioLineInfo:
+		flags := uint64(gpioInput)
+		if strings.HasPrefix(string(is), "out") {
+			flags = gpioOutput
+		}
+		binary.NativeEndian.PutUint64(arg[72:], flags)
+	case gpioLine:
+		line, err := unix.Open(filepath.Join(c.dir, "line17"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return err
+		}
+		binary.NativeEndian.PutUint32(arg[588:], uint32(line))
+	case gpioSetConfig:
+		now := "in   "
+		if binary.NativeEndian.Uint64(arg) == gpioOutput {
+			now = fmt.Sprintf("out=%d", binary.NativeEndian.Uint64(arg[40:])&1)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = f.WriteString(now)
+		return err
+	case gpioGet:
+		binary.NativeEndian.PutUint64(arg, level)
+	case soundState:
+		binary.NativeEndian.PutUint32(arg, 1<<soundTone)
 	default:
 		return unix.ENOTTY
 	}

@@ -128,6 +128,27 @@ func (b *unitBus) job(ctx context.Context, method, unit string) error {
 	}
 }
 
+// become does a job for a unit and looks whether it is then as it should be.
+func (b *unitBus) become(ctx context.Context, method, unit string, is func(unitState) bool) (string, error) {
+	err := b.job(ctx, method, unit)
+	s, lookErr := b.after(ctx, unit)
+	switch {
+	case lookErr != nil:
+		return "", errors.Join(err, lookErr)
+	case !is(s):
+		return "", stillIs(s, err)
+	}
+	return "unit is " + s.Active, nil
+}
+
+// after looks at a unit when something was done to it. The deadline was for the
+// effect; what really is must be seen all the same.
+func (b *unitBus) after(ctx context.Context, unit string) (unitState, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+	defer cancel()
+	return b.state(ctx, unit)
+}
+
 // maxStopsToo bounds the look at units that stop together.
 const maxStopsToo = 256
 
@@ -184,18 +205,7 @@ func (h *hands) stopUnit(ctx context.Context, unit string, before func(...string
 	if err := before(); err != nil {
 		return "", err
 	}
-	jobErr := b.job(ctx, "StopUnit", unit)
-	// The deadline was for the effect; what really is must be seen all the same.
-	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
-	defer cancel()
-	s, err = b.state(look, unit)
-	switch {
-	case err != nil:
-		return "", errors.Join(jobErr, err)
-	case !isStopped(s):
-		return "", stillIs(s, jobErr)
-	}
-	return "unit is " + s.Active, nil
+	return b.become(ctx, "StopUnit", unit, isStopped)
 }
 
 func stillIs(s unitState, err error) error {
@@ -214,17 +224,7 @@ func (h *hands) startUnit(ctx context.Context, unit string) (string, error) {
 		return "", err
 	}
 	defer b.close()
-	jobErr := b.job(ctx, "StartUnit", unit)
-	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
-	defer cancel()
-	s, err := b.state(look, unit)
-	switch {
-	case err != nil:
-		return "", errors.Join(jobErr, err)
-	case s.Active != "active":
-		return "", stillIs(s, jobErr)
-	}
-	return "unit is active", nil
+	return b.become(ctx, "StartUnit", unit, func(s unitState) bool { return s.Active == "active" })
 }
 
 // maskUnit masks a unit until the next boot, so that nothing starts it, and looks
@@ -274,9 +274,7 @@ func (b *unitBus) mask(ctx context.Context, method, unit string, want func(load 
 	if err != nil {
 		err = fmt.Errorf("cannot ask systemd for %s: %w", method, err)
 	}
-	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
-	defer cancel()
-	s, lookErr := b.state(look, unit)
+	s, lookErr := b.after(ctx, unit)
 	switch {
 	case lookErr != nil:
 		return "", errors.Join(err, lookErr)

@@ -48,6 +48,10 @@ type Status struct {
 	Deferral *Deferral      `cbor:"11,keyasint,omitempty"` // of the present pause; nil without one
 
 	Maintenance *Maintenance `cbor:"12,keyasint,omitempty"` // with LatchMaintenance
+
+	// Clock is 1 when no time source disciplines the kernel's clock, 2 when one does,
+	// 0 when that is not known: the measuring process may not ask the kernel.
+	Clock uint8 `cbor:"13,keyasint,omitempty"`
 }
 
 // An Effect is what a step was observed to do.
@@ -186,6 +190,7 @@ type Client struct {
 	mu     sync.Mutex
 	conn   *net.UnixConn // nil without a connection
 	buf    []byte        // of one answer
+	clock  uint8         // as in the last answer
 }
 
 // Dial returns a client of the enforcer that listens at socket.
@@ -253,7 +258,20 @@ func (c *Client) ask(ctx context.Context, r request) (Status, error) {
 		}
 		return Status{}, fmt.Errorf("cannot ask the enforcer: %w", err)
 	}
-	return decodeResponse(answer)
+	s, err := decodeResponse(answer)
+	c.clock = s.Clock
+	return s, err
+}
+
+// Synchronised reports whether a time source disciplines the kernel's clock, as the
+// enforcer said last.
+func (c *Client) Synchronised() (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil || c.clock == 0 {
+		return false, errors.New("the enforcer has not said whether the clock is synchronised")
+	}
+	return c.clock == 2, nil
 }
 
 func (c *Client) exchange(ctx context.Context, data []byte) ([]byte, error) {

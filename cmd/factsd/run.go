@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -25,6 +27,7 @@ import (
 	"github.com/miotfacts/miotfacts/agent/mqtt"
 	"github.com/miotfacts/miotfacts/agent/spool"
 	"github.com/miotfacts/miotfacts/attest"
+	"github.com/miotfacts/miotfacts/attest/tpm"
 	"github.com/miotfacts/miotfacts/facts/linux"
 	"github.com/miotfacts/miotfacts/reference"
 )
@@ -63,6 +66,11 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	if options.TamperLines, err = linux.NewLines(c.Device.TamperLines); err != nil {
 		return fail(exitUsage, "see device.tamper_lines in configs/factsd.toml", err)
 	}
+	enforcer := failsafe.Dial(c.Enforcer.Socket)
+	if _, err := enforcer.Status(ctx); err != nil { // what the clock is, before the first round
+		log.Warn("cannot ask the enforcer yet", "err", err)
+	}
+	options.Synchronised = enforcer.Synchronised
 	options.EnergyModel = func() (linux.EnergyModel, bool) {
 		m := a.EnergyModel()
 		if m == nil {
@@ -80,13 +88,14 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return err
 	}
 	watchdog := newWatchdog()
+	wall := newClock(c, enforcer.Synchronised)
 	config := agent.Config{
 		StateDir: c.stateOf("run"), ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots,
 		UEID: d.ueid, Vendor: c.Device.Vendor, Model: c.Device.Model, Serial: c.Device.Serial, Version: version, BootID: bootID,
 		Signer: d.signer, Protection: d.protection, Identity: d.identity,
 		Sources: sources, Events: events, AppSocket: c.Application.FactsSocket, AppUIDs: c.applicationUIDs,
-		Now: newClock(c).now, Uptime: linux.Uptime,
-		Enforcer: failsafe.Dial(c.Enforcer.Socket), Spool: queue, Alive: watchdog.alive, Log: log,
+		Now: wall.now, Uptime: linux.Uptime,
+		Enforcer: enforcer, Spool: queue, Alive: watchdog.alive, Log: log,
 	}
 	if c.Broker.Certificate == "" { // else another authority's certificate names the key
 		config.Keys, config.Renewal, config.NextKey = d.keys, d.renewal, d.nextKey
@@ -102,6 +111,7 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 			{Log: attest.LogIMA, Path: c.below("sys/kernel/security/ima/binary_runtime_measurements")},
 		}
 	}
+	config.Notes = giveUp(c, log)
 	if a, err = agent.New(config); err != nil {
 		return fail(exitNeeds, "", err)
 	}
@@ -109,14 +119,9 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	defer cancel()
 	sent := make(chan error, 1)
 	go func() { sent <- deliver(ctx, c, d, queue, a, events.Network(), log) }()
-	if c.Sandbox {
-		if err := confine.Confine(confine.Programs()...); err != nil {
-			log.Warn("not confined by itself", "err", err)
-		}
-	}
 	debug.FreeOSMemory() // what only the start needed
 	daemon.SdNotify(false, daemon.SdNotifyReady)
-	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version)
+	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version, "clock", wall.words())
 	err = a.Run(ctx)
 	cancel()
 	if derr := <-sent; derr != nil && !errors.Is(derr, context.Canceled) {
@@ -127,6 +132,40 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return nil
 	}
 	return err
+}
+
+// giveUp gives up what the measuring process does not need, and returns what this
+// kernel does not let it give up.
+func giveUp(c *config, log *slog.Logger) (notes []string) {
+	if !c.Sandbox {
+		return nil
+	}
+	missing := func(what string) {
+		log.Warn("not confined by itself", "missing", what)
+		notes = append(notes, "sandbox: "+what)
+	}
+	ports := []uint16{53} // name servers, where an answer is long
+	if u, err := url.Parse(c.Broker.URL); err == nil {
+		if port, err := strconv.ParseUint(cmp.Or(u.Port(), "8883"), 10, 16); err == nil {
+			ports = append(ports, uint16(port))
+		}
+	}
+	// In /proc/pressure the kernel is asked to tell of it.
+	write := []string{c.stateOf("run"), c.stateOf("spool"), c.Key.TPM, os.DevNull, "/proc/pressure"}
+	if c.Application.FactsSocket != "" {
+		write = append(write, filepath.Dir(c.Application.FactsSocket))
+	}
+	version, err := confine.Landlock(confine.Reach{Write: write, Ports: ports})
+	switch {
+	case err != nil:
+		missing(err.Error())
+	case version < 4:
+		missing(fmt.Sprintf("Landlock %d of this kernel does not tell ports apart", version))
+	}
+	if err := confine.Confine(confine.Programs()...); err != nil {
+		missing(err.Error())
+	}
+	return notes
 }
 
 // deliver moves the spool's messages to the broker until ctx ends.
@@ -147,6 +186,14 @@ func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *a
 		return fail(exitUsage, "see the keys of [broker]", err)
 	}
 	return client.Run(ctx)
+}
+
+// latchTPM returns the TPM for the latch, nil without one.
+func latchTPM(c *config) *lateTPM {
+	if !c.Enforcer.NV || c.Key.TPM == "" {
+		return nil
+	}
+	return &lateTPM{open: func() (*tpm.TPM, error) { return openTPM(c, 0) }}
 }
 
 // enforcerConfig is what both the enforcer and a look at its chain need.
@@ -170,7 +217,7 @@ func enforcerConfig(c *config, log *slog.Logger) (failsafe.Config, error) {
 	return failsafe.Config{
 		StateDir: c.stateOf("enforce"), Socket: c.Enforcer.Socket, AllowUIDs: append([]uint32{0}, c.enforcerUIDs...),
 		Device: ueid[:], Vendor: c.Device.Vendor, Model: c.Device.Model, AgentVersion: version,
-		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c).now,
+		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c, nil).now, Synchronised: synchronised,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
 		Verifier: verifier, Network: "/proc/1/ns/net", Sysfs: c.Enforcer.Sysfs, Hooks: reference.HookDir,
 	}, nil
@@ -183,20 +230,17 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if err != nil {
 		return err
 	}
+	// What is missing is said, and keeps nobody from holding the pause.
 	hardware, err := openHardwareWatchdog(c.Enforcer.Watchdog)
 	if err != nil {
-		return fail(exitNeeds, "is the driver loaded, and does nobody else feed it? systemd does with RuntimeWatchdogSec=", err)
+		config.Missing = append(config.Missing, err.Error()+"; is the driver loaded, and does nobody else feed it? systemd does with RuntimeWatchdogSec=")
 	}
 	supervisor := newWatchdog()
 	config.Alive = func() { supervisor.alive(); hardware.alive() }
 	// What is ordered after the enforcer starts once a pause is in force again.
 	config.Ready = func() { daemon.SdNotify(false, daemon.SdNotifyReady) }
-	if c.Enforcer.NV && c.Key.TPM != "" {
-		t, err := openTPM(c, 0)
-		if err != nil {
-			return err
-		}
-		defer t.Close()
+	if t := latchTPM(c); t != nil {
+		defer t.close()
 		config.NV = t
 	}
 	// Each is worth having and none is worth a device that does not come up.
@@ -230,14 +274,21 @@ func dryRun(c *config, asJSON bool, log *slog.Logger, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	steps, err := failsafe.DryRun(context.Background(), config)
+	if t := latchTPM(c); t != nil {
+		defer t.close()
+		config.NV = t
+	}
+	r, err := failsafe.DryRun(context.Background(), config)
 	if err != nil {
-		return fail(exitNeeds, "it opens the manifest and the key lists that the configuration names", err)
+		return fail(exitNeeds, "it opens the manifest and the key lists as factsd enforce does", err)
 	}
 	if asJSON {
-		return json.NewEncoder(out).Encode(steps)
+		return json.NewEncoder(out).Encode(r)
 	}
-	for i, s := range steps {
+	for _, n := range r.Notes {
+		fmt.Fprintf(out, "note: %s\n", n)
+	}
+	for i, s := range r.Steps {
 		fmt.Fprintf(out, "%d. %s\n   now:    %s\n", i+1, strings.TrimSpace(s.Do+" "+s.Target), s.Now)
 		if s.Refuse != "" {
 			fmt.Fprintf(out, "   fails:  %s\n", s.Refuse)
@@ -245,7 +296,7 @@ func dryRun(c *config, asJSON bool, log *slog.Logger, out io.Writer) error {
 		}
 		fmt.Fprintf(out, "   pause:  %s, within %d ms\n   resume: %s\n", s.Would, s.Within, s.Undo)
 	}
-	if len(steps) == 0 {
+	if len(r.Steps) == 0 {
 		fmt.Fprintln(out, "the manifest has no steps")
 	}
 	return nil
@@ -297,34 +348,58 @@ func readBootID(c *config) ([16]byte, error) {
 
 // A clock tells what the device knows of the time.
 type clock struct {
-	trusted  bool
-	earliest int64 // Unix seconds: when this program was made
+	trusted      bool
+	earliest     int64                // Unix seconds: when this program was made
+	synchronised func() (bool, error) // by a time source
 }
 
 // buildTime is set at link time to the time of the release, in Unix seconds. A
 // device without a clock knows at least that it is not earlier.
 var buildTime = "1767225600" // 2026-01-01
 
-func newClock(c *config) *clock {
+// newClock returns a clock that asks the kernel, and other where it may not.
+func newClock(c *config, other func() (bool, error)) *clock {
 	n, err := strconv.ParseInt(buildTime, 10, 64)
 	if err != nil {
 		n = 0 // whoever links it so knows nothing of the time
 	}
-	return &clock{trusted: c.Clock.Trusted, earliest: n}
+	return &clock{trusted: c.Clock.Trusted, earliest: n, synchronised: func() (bool, error) {
+		is, err := synchronised()
+		if errors.Is(err, unix.EPERM) && other != nil {
+			return other()
+		}
+		return is, err
+	}}
 }
 
 func (c *clock) now() reference.Interval {
 	wall := time.Now().Unix()
-	if wall >= c.earliest && (c.trusted || synchronised()) {
-		return reference.At(wall)
+	if wall >= c.earliest {
+		if c.trusted {
+			return reference.At(wall)
+		}
+		if is, err := c.synchronised(); err == nil && is {
+			return reference.At(wall)
+		}
 	}
 	return reference.Interval{Earliest: c.earliest}
 }
 
+// words says whether the clock is synchronised.
+func (c *clock) words() string {
+	switch is, err := c.synchronised(); {
+	case err != nil:
+		return "not known: " + err.Error()
+	case is:
+		return "synchronised"
+	}
+	return "not synchronised"
+}
+
 // synchronised reports whether the kernel says that a time source disciplines
 // its clock (adjtimex(2), STA_UNSYNC).
-func synchronised() bool {
+func synchronised() (bool, error) {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
-	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
+	return state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0, err
 }

@@ -58,6 +58,9 @@ type Options struct {
 	// EnergyModel tells the model of energy.estimated_power; nil, and false, make the
 	// facts about it absent.
 	EnergyModel func() (EnergyModel, bool)
+	// Synchronised is asked for time.synchronised where this process may not ask the
+	// kernel (adjtimex(2)); nil makes the fact unreadable then.
+	Synchronised func() (bool, error)
 }
 
 func (o Options) cgroups() string { return cmp.Or(o.Cgroups, "sys/fs/cgroup") }
@@ -119,7 +122,7 @@ func Sources(root *Root, opt Options) ([]facts.Source, error) {
 	b.add("passwd", slow{root, readAccounts}, "integrity.accounts")
 	b.add("usb", slow{root, readDevices}, "integrity.devices")
 	b.add("rtc", slow{root, readRTC}, "time.rtc")
-	b.add("adjtimex", slow{root, readSynchronised}, "time.synchronised")
+	b.add("adjtimex", slow{root, func(r *Root, o *out) { readSynchronised(r, opt.Synchronised, o) }}, "time.synchronised")
 	b.add("hours", &hours{root: root, dir: opt.StateDir}, "time.operating_hours")
 	b.add("updates", slow{root, readLastUpdate}, "software.last_update")
 

@@ -189,6 +189,9 @@ func TestSafetyNamesTests(t *testing.T) {
 	}
 	rows := 0
 	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "| without") {
+			break // TestDegraded holds these rows
+		}
 		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| hazard") {
 			continue
 		}

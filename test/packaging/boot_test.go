@@ -33,6 +33,8 @@ systemctl -q enable --now factsd-enforce factsd
 expect "the enforcer runs" systemctl -q is-active factsd-enforce
 expect "the agent runs" systemctl -q is-active factsd
 never "the agent says that it is not confined" sh -c 'journalctl -u factsd | grep "not confined"'
+expect "it may not ask what the clock is, and the enforcer tells it" sh -c 'journalctl -u factsd | grep -E "msg=measuring.* clock=(synchronised|.not synchronised.)"'
+never "the enforcer says that anything is missing" sh -c 'factsd status | grep "^degraded: " | grep -v "manifest\|no earlier state\|keys.cbor"'
 expect "the agent may ask the enforcer" as_run factsd status
 expect "the agent may read identity and key" as_run cat /var/lib/miotfacts/identity /var/lib/miotfacts/device.key
 never "the agent may not write the identity" as_run sh -c 'echo x >> /var/lib/miotfacts/identity'
@@ -49,6 +51,20 @@ systemctl start --no-block medical
 expect "an application is tried again while the latch is not clear" sh -c '[ "$(systemctl show -P NRestarts medical)" -ge 2 ]'
 never "it does not start" systemctl -q is-active medical
 systemctl stop medical
+never "no stick is looked at before it is enabled" systemctl -q is-enabled factsd-resume
+systemctl -q enable factsd-resume
+expect "a stick with its label would bring it" test -L '/etc/systemd/system/dev-disk-by\x2dlabel-MIOTFACTS.device.wants/factsd-resume.service'
+# There are no disks in a container: the stick is a file system in memory.
+printf '[Mount]\nWhat=tmpfs\nWhere=/run/miotfacts.stick\nType=tmpfs\n' > /etc/systemd/system/run-miotfacts.stick.mount
+systemctl daemon-reload
+systemctl start run-miotfacts.stick.mount
+never "a stick without an order" systemctl start factsd-resume
+expect "it says so" sh -c 'journalctl -u factsd-resume | grep "resume.cbor: no such file"'
+echo not an order > /run/miotfacts.stick/resume.cbor
+never "a stick with anything else" systemctl start factsd-resume
+expect "its refusal is said" sh -c 'journalctl -u factsd-resume | grep -c "^.*error: " | grep -qx 2'
+systemctl stop run-miotfacts.stick.mount
+systemctl -q disable factsd-resume
 systemctl kill -s KILL factsd-enforce factsd
 expect "both come back" sh -c 'systemctl -q is-active factsd-enforce && systemctl -q is-active factsd && factsd status'
 dpkg -i --force-depends /packages/factsd_*.deb >/dev/null
@@ -179,7 +195,7 @@ func testBoot(t *testing.T, dist string) {
 	}
 	// A cgroup v2 of its own, whatever this machine has mounted.
 	console, err := command(nil, "unshare", "-m", "sh", "-c", `mount -t tmpfs tmpfs /run && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 77
-exec timeout 120 systemd-nspawn -q -D "$0" --register=no --keep-unit --private-network --console=read-only --boot systemd.unit=inside.service`, machine)
+exec timeout 120 systemd-nspawn -q -D "$0" --register=no --keep-unit --private-network --system-call-filter="adjtimex clock_adjtime landlock_create_ruleset landlock_add_rule landlock_restrict_self" --console=read-only --boot systemd.unit=inside.service`, machine)
 	log, rerr := os.ReadFile(packages + "/log")
 	if rerr != nil && strings.Contains(console, "Welcome to") {
 		t.Fatalf("it booted, and nothing ran in it: %v\n%s", err, console)

@@ -62,6 +62,12 @@ define MIOTFACTS_INSTALL_INIT_SYSTEMD
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd.service
 	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-enforce.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd-enforce.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-resume.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/factsd-resume.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/run-miotfacts.stick.mount \
+		$(TARGET_DIR)/usr/lib/systemd/system/run-miotfacts.stick.mount
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd.preset \
+		$(TARGET_DIR)/usr/lib/systemd/system-preset/80-factsd.preset
 	$(INSTALL) -D -m 0644 $(@D)/configs/tmpfiles/miotfacts.conf \
 		$(TARGET_DIR)/usr/lib/tmpfiles.d/miotfacts.conf
 	$(MIOTFACTS_INSTALL_TALK_SYSTEMD)
