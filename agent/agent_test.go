@@ -751,6 +751,128 @@ func TestEpoch(t *testing.T) {
 	}
 }
 
+// keys stands in for the file that says which key counts.
+type keys struct {
+	orders  [][]byte
+	renewed int
+	err     error
+}
+
+func (k *keys) Renew(nonce []byte) (bool, error) {
+	if k.err != nil {
+		return false, k.err
+	}
+	fresh := !slices.ContainsFunc(k.orders, func(n []byte) bool { return bytes.Equal(n, nonce) })
+	k.orders = append(k.orders, nonce)
+	return fresh, nil
+}
+
+func (k *keys) Renewed() error {
+	k.renewed++
+	return k.err
+}
+
+// An order to renew the key ends the run once; the renewal is sent until the
+// verifier says that the new key counts, which ends the run again.
+func TestRenewal(t *testing.T) {
+	b := newBench(t, nil)
+	k := &keys{}
+	b.cfg.Keys = k
+	b.start()
+	b.round()
+	down := func(d attest.Down) error {
+		t.Helper()
+		data, err := cose.Encode(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.agent.receive(data)
+	}
+	order := func(nonce byte, device []byte, key *cose.Signer) error {
+		t.Helper()
+		data, err := reference.SignCommand(&reference.Command{Version: 1, Kind: reference.Renew, Device: device, Nonce: bytes.Repeat([]byte{nonce}, 16),
+			NotBefore: referencetest.Now - 10, NotAfter: referencetest.Now + 300}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return down(attest.Down{Command: data})
+	}
+	for name, err := range map[string]error{
+		"by a key that may not": order(1, b.cfg.UEID[:], b.world.Resume),
+		"for another device":    order(1, make([]byte, 17), b.world.Command),
+	} {
+		if err != nil || len(k.orders) != 0 {
+			t.Errorf("an order %s: %v, %d followed", name, err, len(k.orders))
+		}
+	}
+	k.err = errors.New("disk full")
+	if err := order(1, b.cfg.UEID[:], b.world.Command); err != nil {
+		t.Errorf("an order that could not be kept: %v", err)
+	}
+	k.err = nil
+	if err := order(1, b.cfg.UEID[:], b.world.Command); !errors.Is(err, ErrNewKey) {
+		t.Errorf("an order: %v", err)
+	}
+	if err := order(1, b.cfg.UEID[:], b.world.Command); err != nil {
+		t.Errorf("the same order again: %v", err)
+	}
+	if err := down(attest.Down{Renewed: make([]byte, 16)}); err != nil || k.renewed != 0 {
+		t.Errorf("a key that nobody asked for: %v, taken over %d times", err, k.renewed)
+	}
+
+	// Started anew, with the renewal.
+	b.cfg.Renewal, b.cfg.NextKey = []byte("signed renewal"), cose.KeyID{7}
+	b.start()
+	sent := func() (n int) {
+		for _, m := range b.spool.all() {
+			if m.Topic == "enrol" && m.Class == spool.Evidence && string(m.Payload) == "signed renewal" {
+				n++
+			}
+		}
+		return n
+	}
+	b.round()
+	b.round()
+	if n := sent(); n != 1 {
+		t.Errorf("sent %d times in two rounds, want once", n)
+	}
+	b.now = b.now.Add(enrolAgain)
+	b.round()
+	if n := sent(); n != 2 {
+		t.Errorf("sent %d times after %v without an answer, want twice", n, enrolAgain)
+	}
+	k.err = errors.New("disk full")
+	if err := down(attest.Down{Renewed: b.cfg.NextKey[:]}); err != nil || k.renewed != 1 {
+		t.Errorf("taken over, and not kept: %v", err)
+	}
+	k.err = nil
+	if err := down(attest.Down{Renewed: b.cfg.NextKey[:]}); !errors.Is(err, ErrNewKey) || k.renewed != 2 {
+		t.Errorf("taken over: %v", err)
+	}
+}
+
+// Where another authority's certificate names the key, the order is refused, and said.
+func TestRenewalOfACertifiedKey(t *testing.T) {
+	b := newBench(t, nil)
+	b.round()
+	b.round()
+	data, err := reference.SignCommand(&reference.Command{Version: 1, Kind: reference.Renew, Device: b.cfg.UEID[:], Nonce: make([]byte, 16),
+		NotBefore: referencetest.Now - 10, NotAfter: referencetest.Now + 300}, b.world.Command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.agent.command(data); err != nil {
+		t.Fatal(err)
+	}
+	for range 7 {
+		b.round()
+	}
+	all := b.reports()
+	if !slices.ContainsFunc(all[len(all)-1].Body.Notes, func(n string) bool { return strings.Contains(n, "broker.certificate") }) {
+		t.Errorf("notes %q", all[len(all)-1].Body.Notes)
+	}
+}
+
 func TestChallenge(t *testing.T) {
 	b := newBench(t, nil)
 	b.round()

@@ -180,6 +180,70 @@ func crossed(at ...int64) *attest.History {
 	return h
 }
 
+// A renewal has two signatures, one in the other; each counts, and the order.
+func TestRenewalRefused(t *testing.T) {
+	u, next := ueid(), referencetest.Signer(t)
+	request := func(secret []byte, key *cose.Signer) []byte {
+		t.Helper()
+		data, err := attest.SealEnrolment(&attest.Enrolment{Version: 1, UEID: u[:], Vendor: "v", Model: "m", Key: key.Public(), Protection: attest.ProtectionFile, Secret: secret}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	sealed := func(request []byte) []byte {
+		t.Helper()
+		data, err := attest.SealRenewal(request, fixedSigner(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	order := make([]byte, 16)
+	good := sealed(request(order, next))
+	r, err := attest.OpenRenewal(good)
+	if err != nil || r.Device() != u || r.KeyID() != next.Public().ID() {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if e, err := r.Verify(fixedSigner(t).Public()); err != nil || e.Key.ID() != next.Public().ID() {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if _, err := r.Verify(next.Public()); !errors.Is(err, cose.ErrKey) {
+		t.Errorf("signed by the next key only: %v", err)
+	}
+	spoilt := request(order, next)
+	spoilt[len(spoilt)-1] ^= 1
+	for name, c := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"an enrolment":               {request(order, next), "document is of another type"},
+		"no order":                   {sealed(request(nil, next)), "no nonce of an order"},
+		"a report in it":             {sealed([]byte("\xd8\x3d")), "cannot accept enrolment"},
+		"nothing in it":              {sealed([]byte{0}), "cannot accept enrolment"},
+		"a renewal in it":            {sealed(good), "cannot accept enrolment"},
+		"not signed by the next key": {sealed(spoilt), "signature is not valid"},
+		"cut":                        {good[:len(good)-1], "cannot parse signed document"},
+		"beyond the limit":           {make([]byte, attest.MaxRenewalSize+1), "the limit is"},
+	} {
+		if _, err := attest.OpenRenewal(c.data); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1 << (i % 8)
+		if r, err := attest.OpenRenewal(bad); err == nil {
+			if _, err := r.Verify(fixedSigner(t).Public()); err == nil {
+				t.Fatalf("byte %d changed, still verified", i)
+			}
+		}
+	}
+	if _, err := attest.DecodeDown([]byte("\xa1\x05\x4f the device key")); err == nil || !strings.Contains(err.Error(), "key id of 15 bytes") {
+		t.Errorf("a short key id: %v", err)
+	}
+}
+
 // TestEpochVector holds the bytes of a report with the nonce of an epoch.
 func TestEpochVector(t *testing.T) {
 	r := example(t)
@@ -605,7 +669,28 @@ func FuzzEnrolment(f *testing.F) {
 	}
 	f.Add(data)
 	f.Add(data[:len(data)-1])
+	renewal, err := attest.SealRenewal(data, s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(renewal) // without an order
+	if data, err = attest.SealEnrolment(&attest.Enrolment{Version: 1, UEID: u[:], Vendor: "v", Model: "m", Key: s.Public(), Protection: attest.ProtectionFile, Secret: make([]byte, 16)}, s); err != nil {
+		f.Fatal(err)
+	}
+	if renewal, err = attest.SealRenewal(data, s); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(renewal)
+	f.Add([]byte("\xa1\x05\x50 the device key.."))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := attest.OpenRenewal(data); err == nil {
+			if !attest.IsRenewal(data) || r.Device() != u {
+				t.Fatalf("accepted a renewal of %s", r.Device())
+			}
+			if e, err := r.Verify(s.Public()); err == nil && (e.Key.ID() != s.Public().ID() || len(e.Secret) == 0) {
+				t.Fatalf("verified %+v", e)
+			}
+		}
 		e, err := attest.OpenEnrolment(data)
 		if err == nil && (e.Key == nil || len(e.UEID) != 17) {
 			t.Fatalf("accepted %+v", e)

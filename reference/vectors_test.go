@@ -339,6 +339,10 @@ func allVectors(t *testing.T, w *world) []vector {
 		{"command/refused-epoch-short", epoch(func(c *reference.Command) { c.Nonce = c.Nonce[:8] }), forAll, reference.ErrContent, "nonce of 8 bytes"},
 		{"command/refused-epoch-that-ended", epoch(func(c *reference.Command) { c.NotAfter = now - 1 }), forAll, reference.ErrExpired, ""},
 		{"command/refused-epoch-role", epochBy(w.resume, func(*reference.Command) {}), forAll, reference.ErrRole, ""},
+		{"command/renewal", epoch(func(c *reference.Command) { c.Kind, c.Device = reference.Renew, device }), order(reference.Renew), nil, ""},
+		{"command/refused-renewal-of-no-device", epoch(func(c *reference.Command) { c.Kind = reference.Renew }), order(reference.Renew), reference.ErrContent, "renewal with a device id of 0 bytes"},
+		{"command/refused-renewal-of-another-device", epoch(func(c *reference.Command) { c.Kind, c.Device = reference.Renew, make([]byte, 17) }), order(reference.Renew), reference.ErrDevice, ""},
+		{"command/refused-renewal-role", epochBy(w.resume, func(c *reference.Command) { c.Kind, c.Device = reference.Renew, device }), order(reference.Renew), reference.ErrRole, ""},
 		{"command/refused-challenge-of-no-device", epoch(func(c *reference.Command) { c.Kind = reference.Challenge }), order(reference.Challenge), reference.ErrContent, "challenge with a device id of 0 bytes"},
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"factsd": main})
+	testscript.Main(m, map[string]func(){"factsd": main, "renew-for-ever": renewForEver})
 }
 
 // TestScripts runs the shipped command from outside. Each script finds a signed
