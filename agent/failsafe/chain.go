@@ -429,11 +429,13 @@ func (e *Enforcer) readLate() bool {
 func (e *Enforcer) lives() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if !e.alive || e.silent {
+		notify(e.beat) // when to look again has changed
+	}
 	e.life, e.alive = time.Now(), true
 	if e.silent {
 		e.silent = false
 		e.degrade("silence", nil)
-		notify(e.beat)
 	}
 }
 

@@ -593,6 +593,30 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+	t.Run("after the first sign of life no grace is left", func(t *testing.T) {
+		d := newDevice(t, func(m *reference.Manifest) { m.Silence = &reference.Silence{After: 1000, Then: reference.Pause} })
+		synctest.Test(t, func(t *testing.T) {
+			e, err := New(d.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go e.watch(ctx)
+			time.Sleep(time.Second)
+			e.lives()
+			time.Sleep(999 * time.Millisecond)
+			if s := e.status(); s.Latch != appraise.LatchClear {
+				t.Errorf("999 ms after it: %+v", s)
+			}
+			time.Sleep(2 * time.Millisecond)
+			synctest.Wait()
+			if s := e.status(); s.Latch != appraise.LatchPaused {
+				t.Errorf("1001 ms after it: %+v", s)
+			}
+		})
+	})
 	t.Run("never any life", func(t *testing.T) {
 		d := newDevice(t, func(m *reference.Manifest) { m.Silence = &reference.Silence{After: 1000, Then: reference.Pause} })
 		synctest.Test(t, func(t *testing.T) {
