@@ -179,5 +179,9 @@ func (h *hands) halted(conn *net.UnixConn) bool {
 		return false
 	}
 	events, err := os.ReadFile(filepath.Join(h.cgroups, cgroup2Of(data), "cgroup.events"))
-	return err == nil && bytes.Contains(events, []byte("frozen 1")) || h.stopped(int(cred.Pid))
+	if err == nil && bytes.Contains(events, []byte("frozen 1")) {
+		return true
+	}
+	is, err := h.stopped(int(cred.Pid))
+	return err == nil && is
 }

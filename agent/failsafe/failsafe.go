@@ -69,10 +69,11 @@ type Config struct {
 	NV         NV       // nil without a TPM
 	Missing    []string // what this enforcer should have and does not, in words; said in each status
 
-	Verifier []quarantine.Peer // stays reachable in a quarantine; none: no quarantine
-	Network  string            // namespace that a quarantine closes: "/proc/1/ns/net"
-	Sysfs    []string          // files of /sys that a manifest may write to
-	Hooks    string            // folder of the hooks; "" for none
+	Verifier  []quarantine.Peer // stays reachable in a quarantine; none: no quarantine
+	Network   string            // namespace that a quarantine closes: "/proc/1/ns/net"
+	Netfilter *os.File          // netlink socket of that namespace; nil: this process is in it
+	Sysfs     []string          // files of /sys that a manifest may write to
+	Hooks     string            // folder of the hooks; "" for none
 
 	Alive  func() // called once a second as long as the enforcer does its work, for a watchdog; may be nil
 	Ready  func() // called once, when a pause that was latched is in force again and the socket listens; may be nil

@@ -147,7 +147,10 @@ func faultChains() []faultChain {
 				b.pump.Wait()
 			}
 			b.pump = startPump(b.t, b.d)
-		}, func(b *faultBed) bool { return (&hands{proc: "/proc"}).stopped(b.pump.Process.Pid) }, nil, func(b *faultBed) { b.pump.Process.Signal(syscall.SIGCONT) }},
+		}, func(b *faultBed) bool {
+			is, err := (&hands{proc: "/proc"}).stopped(b.pump.Process.Pid)
+			return err == nil && is
+		}, nil, func(b *faultBed) { b.pump.Process.Signal(syscall.SIGCONT) }},
 		{"unit", "a unit is stopped and masked (simulated systemd on a real bus)", all, []reference.ReactionKind{reference.StopUnit, reference.MaskUnit}, nil, func(b *faultBed) {
 			if b.systemd == nil {
 				b.systemd = newFakeSystemd(b.t, newBus(b.t))
@@ -168,10 +171,10 @@ func faultChains() []faultChain {
 			}
 			b.openNetwork()
 		}, func(b *faultBed) (closed bool) {
-			b.in(func() { closed, _ = quarantine.Closed(context.Background(), verifierPeers()) })
+			b.in(func() { closed, _ = (quarantine.Network{}).Closed(context.Background(), verifierPeers()) })
 			return closed
 		}, func(b *faultBed) (present bool) {
-			b.in(func() { present, _ = quarantine.Present(context.Background()) })
+			b.in(func() { present, _ = (quarantine.Network{}).Present(context.Background()) })
 			return present
 		}, (*faultBed).openNetwork},
 		{"gpio", "a line is driven (simulated chip)", all, []reference.ReactionKind{reference.GPIO}, nil, nil,
@@ -252,7 +255,7 @@ func (b *faultBed) in(f func()) {
 
 func (b *faultBed) openNetwork() {
 	var err error
-	b.in(func() { err = quarantine.Open(context.Background()) })
+	b.in(func() { err = (quarantine.Network{}).Open(context.Background()) })
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -599,8 +602,8 @@ func TestFaults(t *testing.T) {
 			if wanted := strings.Split(*faultWays, ","); !slices.ContainsFunc(wanted, func(begin string) bool { return strings.HasPrefix(string(w), begin) }) {
 				continue
 			}
-			rows := faultsOn(t, chain, w)
-			if n += len(rows); *faultsDoc != "" && !t.Failed() {
+			rows, ok := faultsOn(t, chain, w)
+			if n += len(rows); *faultsDoc != "" && ok {
 				writeFaults(t, chain, w, rows)
 			}
 		}
@@ -612,9 +615,8 @@ func TestFaults(t *testing.T) {
 }
 
 // faultsOn lets all points of a way fail.
-func faultsOn(t *testing.T, chain faultChain, w way) []faultRow {
-	var rows []faultRow
-	t.Run(strings.ReplaceAll(string(w), "/", " "), func(t *testing.T) {
+func faultsOn(t *testing.T, chain faultChain, w way) (rows []faultRow, ok bool) {
+	ok = t.Run(strings.ReplaceAll(string(w), "/", " "), func(t *testing.T) {
 		points, times := newFaultBed(t, chain).points(w)
 		for _, p := range points {
 			hows := faultsOf(p, times[p])
@@ -647,7 +649,7 @@ func faultsOn(t *testing.T, chain faultChain, w way) []faultRow {
 			}
 		})
 	})
-	return rows
+	return rows, ok
 }
 
 type faultRow struct {

@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +28,8 @@ type hands struct {
 	appSocket      string
 	neverTouch     reference.NeverTouch
 	verifier       []quarantine.Peer
-	network        string   // namespace that a quarantine closes, "/proc/1/ns/net"
+	network        string // namespace that a quarantine closes, "/proc/1/ns/net"
+	filter         quarantine.Network
 	sysfs          []string // files that steps may write
 	hooks          string   // folder of the hooks
 
@@ -42,7 +44,7 @@ type hands struct {
 func newHands(cfg *Config) (*hands, error) {
 	h := &hands{
 		proc: "/proc", sys: "/sys", dev: "/dev", cgroups: cfg.CgroupRoot, appSocket: cfg.AppSocket, neverTouch: cfg.NeverTouch,
-		verifier: cfg.Verifier, network: cfg.Network, sysfs: cfg.Sysfs, hooks: cfg.Hooks, ioctl: ioctl, lines: map[string]*os.File{},
+		verifier: cfg.Verifier, network: cfg.Network, filter: quarantine.Network{Socket: cfg.Netfilter}, sysfs: cfg.Sysfs, hooks: cfg.Hooks, ioctl: ioctl, lines: map[string]*os.File{},
 	}
 	var err error
 	if h.ownExe, err = os.Readlink("/proc/self/exe"); err != nil {
@@ -216,8 +218,15 @@ func (h *hands) forbiddenBelow(target string) error {
 			return err
 		}
 		for pid := range strings.FieldsSeq(string(procs)) {
-			exe, _ := os.Readlink(filepath.Join(h.proc, pid, "exe"))
-			if exe = strings.TrimSuffix(exe, " (deleted)"); exe != "" && slices.Contains(h.neverTouch, exe) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				return err
+			}
+			exe, err := h.executable(n)
+			if err != nil {
+				return err // it may be on the list
+			}
+			if exe != "" && slices.Contains(h.neverTouch, exe) {
 				return fmt.Errorf("freeze %s: %w: process %s in it runs %s, which is on the list", target, reference.ErrNeverTouch, pid, exe)
 			}
 		}

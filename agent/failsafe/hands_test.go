@@ -211,14 +211,14 @@ func TestSignal(t *testing.T) {
 			if words, err := h.signal(ctx10(t), target, sigStop); err != nil || words != "2 processes stopped" {
 				t.Fatalf("%q, %v", words, err)
 			}
-			if !h.stopped(one.Process.Pid) || !h.stopped(two.Process.Pid) || h.stopped(other.Process.Pid) {
+			if !stoppedNow(t, h, one.Process.Pid) || !stoppedNow(t, h, two.Process.Pid) || stoppedNow(t, h, other.Process.Pid) {
 				t.Fatal("not these two are stopped")
 			}
 		}
 		if words, err := h.signal(ctx10(t), target, sigCont); err != nil || words != "2 processes run again" {
 			t.Fatalf("%q, %v", words, err)
 		}
-		if h.stopped(one.Process.Pid) || h.stopped(two.Process.Pid) {
+		if stoppedNow(t, h, one.Process.Pid) || stoppedNow(t, h, two.Process.Pid) {
 			t.Fatal("still stopped")
 		}
 	}
@@ -263,6 +263,34 @@ func TestSignal(t *testing.T) {
 }
 
 // The state is found behind a name that looks like one.
+func stoppedNow(t *testing.T, h *hands, pid int) bool {
+	t.Helper()
+	is, err := h.stopped(pid)
+	if err != nil {
+		t.Error(err)
+	}
+	return is
+}
+
+// A process of which the kernel does not tell what it runs, or whether it is
+// stopped, is neither passed over nor taken for what it should be.
+func TestProcessThatCannotBeTold(t *testing.T) {
+	h := &hands{proc: tree(t, map[string]string{"70001/exe": "not a link", "70002/stat/x": "not a file"})}
+	if _, err := h.signal(t.Context(), "/opt/pump", sigStop); err == nil || !strings.Contains(err.Error(), "cannot tell what process 70001 runs") {
+		t.Errorf("unknown executable: %v", err)
+	}
+	if is, err := h.stopped(70002); is || err == nil {
+		t.Errorf("unknown state: %v, %v", is, err)
+	}
+	if is, err := h.stopped(70003); is || err != nil {
+		t.Errorf("gone: %v, %v", is, err)
+	}
+	h.cgroups, h.neverTouch = tree(t, map[string]string{"pump/cgroup.procs": "70001\n"}), []string{"/opt/vent"}
+	if err := h.forbiddenBelow("pump"); err == nil || errors.Is(err, reference.ErrNeverTouch) {
+		t.Errorf("a process that may be one never to be touched: %v", err)
+	}
+}
+
 func TestStoppedReadsBehindTheName(t *testing.T) {
 	dir := t.TempDir()
 	h := &hands{proc: dir}
@@ -271,8 +299,8 @@ func TestStoppedReadsBehindTheName(t *testing.T) {
 		if err := errors.Join(os.Mkdir(p, 0o755), os.WriteFile(filepath.Join(p, "stat"), []byte(stat), 0o644)); err != nil {
 			t.Fatal(err)
 		}
-		if want := pid == 1 || pid == 3; h.stopped(pid) != want {
-			t.Errorf("%q: stopped %v, want %v", stat, h.stopped(pid), want)
+		if want := pid == 1 || pid == 3; stoppedNow(t, h, pid) != want {
+			t.Errorf("%q: stopped %v, want %v", stat, stoppedNow(t, h, pid), want)
 		}
 	}
 }

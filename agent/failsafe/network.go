@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/miotfacts/miotfacts/agent/quarantine"
 	"github.com/miotfacts/miotfacts/reference"
 )
@@ -32,7 +34,17 @@ func (h *hands) peers(r reference.Reaction) ([]quarantine.Peer, error) {
 // inNetwork refuses to close another network than the device's: in a namespace
 // of its own the enforcer would only shut itself in, and take that for done.
 func (h *hands) inNetwork() error {
-	own, err := os.Readlink("/proc/thread-self/ns/net")
+	name := "/proc/thread-self/ns/net"
+	if h.filter.Socket != nil {
+		const network = 0x894c // SIOCGSKNS (linux/sockios.h): the namespace of a socket
+		fd, err := unix.IoctlRetInt(int(h.filter.Socket.Fd()), network)
+		if err != nil {
+			return fmt.Errorf("cannot tell the network of the socket: %w", err)
+		}
+		defer unix.Close(fd)
+		name = fmt.Sprintf("/proc/thread-self/fd/%d", fd)
+	}
+	own, err := os.Readlink(name)
 	if err != nil {
 		return fmt.Errorf("cannot tell the own network: %w", err)
 	}
@@ -55,12 +67,12 @@ func (h *hands) quarantine(ctx context.Context, r reference.Reaction, before fun
 		err = before()
 	}
 	if err == nil {
-		err = quarantine.Close(ctx, peers)
+		err = h.filter.Close(ctx, peers)
 	}
 	if err != nil {
 		return "", err
 	}
-	closed, err := quarantine.Closed(ctx, peers)
+	closed, err := h.filter.Closed(ctx, peers)
 	if err == nil && !closed {
 		err = errors.New("the kernel does not hold the rules that were given")
 	}
@@ -74,10 +86,10 @@ func (h *hands) open(ctx context.Context) (string, error) {
 	if err := h.inNetwork(); err != nil {
 		return "", err
 	}
-	if err := quarantine.Open(ctx); err != nil {
+	if err := h.filter.Open(ctx); err != nil {
 		return "", err
 	}
-	present, err := quarantine.Present(ctx)
+	present, err := h.filter.Present(ctx)
 	if err == nil && present {
 		err = errors.New("the table is still there")
 	}

@@ -54,7 +54,7 @@ func TestQuarantineOverRestart(t *testing.T) {
 	closed := func() (is bool) {
 		t.Helper()
 		var err error
-		in(func() { is, err = quarantine.Closed(t.Context(), all) })
+		in(func() { is, err = (quarantine.Network{}).Closed(t.Context(), all) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestQuarantineOverRestart(t *testing.T) {
 	if !closed() {
 		t.Error("it ended with its enforcer")
 	}
-	in(func() { err = quarantine.Open(t.Context()) })
+	in(func() { err = (quarantine.Network{}).Open(t.Context()) })
 	if err != nil || closed() {
 		t.Fatal(err)
 	}
@@ -95,9 +95,48 @@ func TestQuarantineOverRestart(t *testing.T) {
 		}
 	}
 	var present bool
-	in(func() { present, err = quarantine.Present(t.Context()) })
+	in(func() { present, err = (quarantine.Network{}).Present(t.Context()) })
 	if present || err != nil || len(s.Effects) != 1 || s.Effects[0].Observed != "opened" {
 		t.Errorf("present %v, %v, %+v", present, err, s.Effects)
+	}
+}
+
+// An enforcer that is not in the device's network closes it through a socket that
+// is, and refuses one of another network.
+func TestQuarantineThroughASocket(t *testing.T) {
+	device, own := ownNetwork(t), ownNetwork(t)
+	var socket *os.File
+	var network string
+	device(func() {
+		network = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
+		if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER); err == nil {
+			socket = os.NewFile(uintptr(fd), "netfilter")
+		}
+	})
+	if socket == nil {
+		t.Fatal("no socket")
+	}
+	defer socket.Close()
+	r := reference.Reaction{Do: reference.Quarantine, Deadline: 1000}
+	h := &hands{network: network, verifier: verifierPeers(), filter: quarantine.Network{Socket: socket}}
+	var words string
+	var err error
+	own(func() { words, err = h.pause(t.Context(), r, nil, new(remember).before) })
+	var there, here bool
+	device(func() { there, _ = (quarantine.Network{}).Closed(t.Context(), verifierPeers()) })
+	own(func() { here, _ = (quarantine.Network{}).Present(t.Context()) })
+	if err != nil || !strings.HasPrefix(words, "closed but for") || !there || here {
+		t.Errorf("%q, %v, closed there %v, here %v", words, err, there, here)
+	}
+	own(func() { words, err = h.resume(t.Context(), r, nil, nil) })
+	device(func() { there, _ = (quarantine.Network{}).Present(t.Context()) })
+	if err != nil || there {
+		t.Errorf("%q, %v, closed there %v", words, err, there)
+	}
+	h.network = "/proc/self/ns/net"
+	own(func() { _, err = h.pause(t.Context(), r, nil, new(remember).before) })
+	if err == nil || !strings.Contains(err.Error(), "not in the device's network") {
+		t.Errorf("another's socket: %v", err)
 	}
 }
 
@@ -115,7 +154,7 @@ func TestQuarantineRefused(t *testing.T) {
 		var present bool
 		in(func() {
 			_, err = h.pause(t.Context(), r, nil, new(remember).before)
-			present, _ = quarantine.Present(t.Context())
+			present, _ = (quarantine.Network{}).Present(t.Context())
 		})
 		if err == nil || !strings.Contains(err.Error(), words) || present {
 			t.Errorf("%s: %v, present %v", words, err, present)

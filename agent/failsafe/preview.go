@@ -144,9 +144,11 @@ func (h *hands) look(ctx context.Context, r reference.Reaction) (string, error) 
 		defer closeAll(ps)
 		stopped := 0
 		for _, p := range ps {
-			if h.stopped(p.pid) {
+			is, serr := h.stopped(p.pid)
+			if is {
 				stopped++
 			}
+			err = errors.Join(err, serr)
 		}
 		return fmt.Sprintf("%d processes, %d of them stopped", len(ps), stopped), err
 	case reference.StopUnit, reference.MaskUnit:

@@ -36,35 +36,50 @@ type process struct {
 	fd  int
 }
 
-// find returns all processes that run one of the executables. The caller
-// closes them.
+// find returns all processes that run one of the executables. The caller closes
+// them, also those that are found where the error says that others cannot be told.
 func (h *hands) find(exes []string) ([]process, error) {
 	entries, err := os.ReadDir(h.proc)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
 	var out []process
+	var unknown error
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == 1 || pid == os.Getpid() || !h.runs(pid, exes) {
+		if err != nil || pid == 1 || pid == os.Getpid() {
 			continue
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if errors.Is(err, unix.ESRCH) {
-			continue
+		fd, err := h.hold(pid, exes)
+		switch {
+		case err != nil:
+			unknown = err // one of them will do
+		case fd >= 0:
+			out = append(out, process{pid, fd})
 		}
-		if err != nil {
-			closeAll(out)
-			return nil, fmt.Errorf("cannot open process %d: %w", pid, err)
-		}
-		// Looked at again while it is held: now the number cannot change hands.
-		if !h.runs(pid, exes) {
-			unix.Close(fd)
-			continue
-		}
-		out = append(out, process{pid, fd})
 	}
-	return out, nil
+	return out, unknown
+}
+
+// hold returns a descriptor of the process pid, -1 when it runs none of the
+// executables.
+func (h *hands) hold(pid int, exes []string) (int, error) {
+	if runs, err := h.runs(pid, exes); err != nil || !runs {
+		return -1, err
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cannot open process %d: %w", pid, err)
+	}
+	// Looked at again while it is held: now the number cannot change hands.
+	if runs, err := h.runs(pid, exes); err != nil || !runs {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func closeAll(ps []process) {
@@ -74,21 +89,33 @@ func closeAll(ps []process) {
 }
 
 // runs reports whether pid runs one of the executables. An executable that was
-// replaced on the disk counts under its old name. Zombies have none.
-func (h *hands) runs(pid int, exes []string) bool {
-	exe, err := os.Readlink(filepath.Join(h.proc, strconv.Itoa(pid), "exe"))
-	return err == nil && slices.Contains(exes, strings.TrimSuffix(exe, " (deleted)"))
+// replaced on the disk counts under its old name. Zombies and the kernel's threads
+// have none, and what is gone neither.
+func (h *hands) runs(pid int, exes []string) (bool, error) {
+	exe, err := h.executable(pid)
+	return slices.Contains(exes, exe), err
 }
 
+// executable returns what a process runs, "" when that is nothing.
+func (h *hands) executable(pid int) (string, error) {
+	exe, err := os.Readlink(filepath.Join(h.proc, strconv.Itoa(pid), "exe"))
+	if err != nil && !isGone(err) {
+		return "", fmt.Errorf("cannot tell what process %d runs: %w", pid, err)
+	}
+	return strings.TrimSuffix(exe, " (deleted)"), nil
+}
+
+func isGone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
 // stopped reports whether the process is in state T (proc_pid_stat(5)).
-func (h *hands) stopped(pid int) bool {
+func (h *hands) stopped(pid int) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(h.proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return false
+	if err != nil && !isGone(err) {
+		return false, fmt.Errorf("cannot tell whether process %d is stopped: %w", pid, err)
 	}
 	// The name in parentheses may itself hold parentheses.
 	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
-	return ok && strings.HasPrefix(rest, "T")
+	return ok && strings.HasPrefix(rest, "T"), nil
 }
 
 // lookEvery is how often processes are looked at while a signal takes effect:
@@ -102,21 +129,17 @@ func (h *hands) signal(ctx context.Context, target string, sig uint8) (string, e
 	exes := executables(target)
 	sent := map[int]bool{}
 	for {
+		// Who is found is signalled, whatever of others cannot be told.
 		ps, err := h.find(exes)
-		if err != nil {
-			return "", err
-		}
 		left := 0
 		for _, p := range ps {
-			asked := false
-			switch sig {
-			case sigStop:
-				asked = h.stopped(p.pid)
-			case sigCont:
-				asked = !h.stopped(p.pid)
-			}
-			if asked {
-				continue
+			if sig == sigStop || sig == sigCont {
+				is, serr := h.stopped(p.pid)
+				if serr != nil {
+					err = serr
+				} else if is == (sig == sigStop) {
+					continue
+				}
 			}
 			left++
 			if sent[p.pid] && sig != sigStop && sig != sigCont {

@@ -82,27 +82,52 @@ type conn struct {
 	seq uint32
 }
 
-// dial opens a socket that waits no longer than ctx.
-func dial(ctx context.Context) (*conn, error) {
+// dial returns a socket that waits no longer than ctx.
+func (n Network) dial(ctx context.Context) (*conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if n.Socket != nil {
+		fd := int(n.Socket.Fd())
+		if err := errors.Join(limit(ctx, fd), drain(fd)); err != nil {
+			return nil, fmt.Errorf("cannot reach the packet filter: %w", err)
+		}
+		return &conn{fd: fd}, nil
 	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the packet filter: %w", err)
 	}
+	if err := errors.Join(limit(ctx, fd), unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot reach the packet filter: %w", err)
+	}
+	return &conn{fd: fd}, nil
+}
+
+// limit lets a socket wait no longer than ctx.
+func limit(ctx context.Context, fd int) error {
 	wait := 5 * time.Second
 	if end, ok := ctx.Deadline(); ok {
 		wait = max(time.Until(end), time.Millisecond)
 	}
 	tv := unix.NsecToTimeval(wait.Nanoseconds())
-	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv),
-		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("cannot reach the packet filter: %w", err)
+	return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv))
+}
+
+// drain takes what an earlier errand has left unread. The kernel answers while it
+// is asked, so nothing comes later.
+func drain(fd int) error {
+	buf := make([]byte, 4<<10)
+	for {
+		_, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return err
+		}
 	}
-	return &conn{fd: fd}, nil
 }
 
 // nfgenmsg is the header of nfnetlink behind that of netlink.

@@ -6,7 +6,7 @@
 // flushes nor changes what others have put there; a packet that it lets through
 // has still to pass theirs. It knows the table by its name only: one of that name
 // that says something else is replaced. It reaches the network namespace of the
-// calling thread and no other, and no protocols beside IPv4 and IPv6.
+// calling thread or of a socket that it is given, and no protocols beside IPv4 and IPv6.
 //
 // The messages are those of linux/netfilter/nf_tables.h (nfnetlink).
 package quarantine
@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,10 +49,18 @@ var (
 // Table is the name of the table, in the family inet.
 const Table = "miotfacts_quarantine"
 
+// A Network is the one that is closed, and through which socket. The zero value is
+// that of the calling thread.
+type Network struct {
+	// Socket is of netlink's family netfilter and stays open. Its network is the one
+	// in which it was made: who holds it need not be there. One use at a time.
+	Socket *os.File
+}
+
 // Close closes the network but for the peers, in one step and idempotently: flows
 // that are established end too. Where the table says so already it does nothing.
-func Close(ctx context.Context, peers []Peer) error {
-	return with(ctx, func(c *conn) error {
+func (n Network) Close(ctx context.Context, peers []Peer) error {
+	return n.with(ctx, func(c *conn) error {
 		same, err := c.same(peers)
 		if err != nil || same {
 			return err
@@ -61,8 +70,8 @@ func Close(ctx context.Context, peers []Peer) error {
 }
 
 // Open takes the table away. Without it nothing of a quarantine is left.
-func Open(ctx context.Context) error {
-	return with(ctx, func(c *conn) error {
+func (n Network) Open(ctx context.Context) error {
+	return n.with(ctx, func(c *conn) error {
 		// Added first, so that one which is not there can be deleted.
 		return c.commit([]message{tableMessage(unix.NFT_MSG_NEWTABLE), tableMessage(unix.NFT_MSG_DELTABLE)})
 	})
@@ -70,22 +79,24 @@ func Open(ctx context.Context) error {
 
 // Closed looks whether the kernel holds the table, and just as Close(peers)
 // puts it there.
-func Closed(ctx context.Context, peers []Peer) (closed bool, err error) {
-	err = with(ctx, func(c *conn) error { closed, err = c.same(peers); return err })
+func (n Network) Closed(ctx context.Context, peers []Peer) (closed bool, err error) {
+	err = n.with(ctx, func(c *conn) error { closed, err = c.same(peers); return err })
 	return closed, err
 }
 
 // Present looks whether the kernel holds the table, whatever it says.
-func Present(ctx context.Context) (present bool, err error) {
-	err = with(ctx, func(c *conn) error { present, err = c.present(); return err })
+func (n Network) Present(ctx context.Context) (present bool, err error) {
+	err = n.with(ctx, func(c *conn) error { present, err = c.present(); return err })
 	return present, err
 }
 
-func with(ctx context.Context, f func(*conn) error) error {
-	c, err := dial(ctx)
+func (n Network) with(ctx context.Context, f func(*conn) error) error {
+	c, err := n.dial(ctx)
 	if err == nil {
 		err = f(c)
-		unix.Close(c.fd)
+		if n.Socket == nil {
+			unix.Close(c.fd)
+		}
 	}
 	return explain(err)
 }

@@ -193,12 +193,12 @@ func TestQuarantine(t *testing.T) {
 	defer kept.Close()
 
 	for range 2 { // the second time nothing is to be done
-		device.do(func() { err = quarantine.Close(t.Context(), peers()) })
+		device.do(func() { err = (quarantine.Network{}).Close(t.Context(), peers()) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		var closed bool
-		device.do(func() { closed, err = quarantine.Closed(t.Context(), peers()) })
+		device.do(func() { closed, err = (quarantine.Network{}).Closed(t.Context(), peers()) })
 		if err != nil || !closed {
 			t.Fatalf("read back: closed %v, %v\n%s", closed, err, device.ruleset())
 		}
@@ -239,7 +239,7 @@ func TestQuarantine(t *testing.T) {
 	}
 
 	for range 2 {
-		device.do(func() { err = quarantine.Open(t.Context()) })
+		device.do(func() { err = (quarantine.Network{}).Open(t.Context()) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,31 +286,31 @@ func TestChanged(t *testing.T) {
 	} {
 		var closed bool
 		var err error
-		device.do(func() { err = quarantine.Close(t.Context(), peers()) })
+		device.do(func() { err = (quarantine.Network{}).Close(t.Context(), peers()) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		device.tool("nftables", "nft", command)
-		device.do(func() { closed, err = quarantine.Closed(t.Context(), peers()) })
+		device.do(func() { closed, err = (quarantine.Network{}).Closed(t.Context(), peers()) })
 		if err != nil || closed {
 			t.Errorf("%s: closed %v, %v", command, closed, err)
 		}
 		device.do(func() {
-			if err = quarantine.Close(t.Context(), peers()); err == nil {
-				closed, err = quarantine.Closed(t.Context(), peers())
+			if err = (quarantine.Network{}).Close(t.Context(), peers()); err == nil {
+				closed, err = (quarantine.Network{}).Closed(t.Context(), peers())
 			}
 		})
 		if err != nil || !closed {
 			t.Errorf("put right after %s: closed %v, %v", command, closed, err)
 		}
-		device.do(func() { closed, err = quarantine.Closed(t.Context(), peers()[1:]) })
+		device.do(func() { closed, err = (quarantine.Network{}).Closed(t.Context(), peers()[1:]) })
 		if err != nil || closed {
 			t.Errorf("closed for other peers: %v, %v", closed, err)
 		}
 	}
 	var present bool
 	var err error
-	device.do(func() { present, err = quarantine.Present(t.Context()) })
+	device.do(func() { present, err = (quarantine.Network{}).Present(t.Context()) })
 	if !present || err != nil {
 		t.Errorf("present %v, %v", present, err)
 	}
@@ -328,7 +328,7 @@ func TestForbidden(t *testing.T) {
 		}
 		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN // of this thread, which ends with the test
 		if err = unix.Capset(&hdr, &data[0]); err == nil {
-			err = quarantine.Close(t.Context(), nil)
+			err = (quarantine.Network{}).Close(t.Context(), nil)
 		}
 	})
 	if !errors.Is(err, quarantine.ErrForbidden) {
@@ -336,7 +336,69 @@ func TestForbidden(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := quarantine.Close(ctx, nil); !errors.Is(err, context.Canceled) {
+	if err := (quarantine.Network{}).Close(ctx, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// Who holds a socket of a network closes that, and not the one it is in, as often as
+// it likes and whatever was left unread.
+func TestThroughASocket(t *testing.T) {
+	there, here := newSpace(t), newSpace(t)
+	var socket *os.File
+	there.do(func() {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		socket = os.NewFile(uintptr(fd), "netfilter")
+	})
+	if socket == nil {
+		t.FailNow()
+	}
+	defer socket.Close()
+	peers := []quarantine.Peer{{Net: netip.MustParsePrefix("192.0.2.2/32"), Port: 8883}}
+	through := quarantine.Network{Socket: socket}
+	in := func(s *space) (present bool) {
+		t.Helper()
+		var err error
+		s.do(func() { present, err = (quarantine.Network{}).Present(t.Context()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return present
+	}
+	for range 3 {
+		here.do(func() {
+			if err := through.Close(t.Context(), peers); err != nil {
+				t.Error(err)
+			}
+			if closed, err := through.Closed(t.Context(), peers); err != nil || !closed {
+				t.Errorf("closed %v, %v", closed, err)
+			}
+		})
+		if !in(there) || in(here) {
+			t.Fatalf("closed there %v, here %v", in(there), in(here))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		here.do(func() {
+			if _, err := through.Present(ctx); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			if err := through.Open(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if present, err := through.Present(t.Context()); err != nil || present {
+				t.Errorf("present %v, %v", present, err)
+			}
+		})
+		if in(there) {
+			t.Fatal("not opened")
+		}
 	}
 }

@@ -188,6 +188,17 @@ func deliver(ctx context.Context, c *config, d *device, queue *spool.Spool, a *a
 	return client.Run(ctx)
 }
 
+// netfilter returns the socket of the device's packet filter that systemd passes
+// (sd_listen_fds(3)), nil without one.
+func netfilter() *os.File {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDNAMES") != "netfilter" {
+		return nil
+	}
+	const first = 3 // SD_LISTEN_FDS_START
+	unix.CloseOnExec(first)
+	return os.NewFile(first, "netfilter")
+}
+
 // latchTPM returns the TPM for the latch, nil without one.
 func latchTPM(c *config) *lateTPM {
 	if !c.Enforcer.NV || c.Key.TPM == "" {
@@ -230,6 +241,7 @@ func enforce(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) erro
 	if err != nil {
 		return err
 	}
+	config.Netfilter = netfilter()
 	// What is missing is said, and keeps nobody from holding the pause.
 	hardware, err := openHardwareWatchdog(c.Enforcer.Watchdog)
 	if err != nil {

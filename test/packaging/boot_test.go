@@ -51,6 +51,15 @@ systemctl start --no-block medical
 expect "an application is tried again while the latch is not clear" sh -c '[ "$(systemctl show -P NRestarts medical)" -ge 2 ]'
 never "it does not start" systemctl -q is-active medical
 systemctl stop medical
+mkdir -p /etc/systemd/system/factsd-enforce.service.d
+cp /usr/share/doc/factsd/examples/quarantine.conf /usr/share/doc/factsd/examples/steps.conf /etc/systemd/system/factsd-enforce.service.d/
+systemctl daemon-reload
+systemctl restart factsd-enforce
+expect "the enforcer runs with its drop-ins" sh -c 'systemctl -q is-active factsd-enforce && factsd status'
+pid=$(systemctl show -P MainPID factsd-enforce)
+never "it has no network" sh -c "[ \"\$(readlink /proc/$pid/ns/net)\" = \"\$(readlink /proc/1/ns/net)\" ]"
+expect "it has a socket of the packet filter" sh -c "tr '\\0' '\\n' < /proc/$pid/environ | grep -qx LISTEN_FDNAMES=netfilter"
+expect "that is in the device's network" sh -c "awk '{print \$10}' /proc/net/netlink | grep -qx \"\$(readlink /proc/$pid/fd/3 | tr -dc 0-9)\""
 never "no stick is looked at before it is enabled" systemctl -q is-enabled factsd-resume
 systemctl -q enable factsd-resume
 expect "a stick with its label would bring it" test -L '/etc/systemd/system/dev-disk-by\x2dlabel-MIOTFACTS.device.wants/factsd-resume.service'

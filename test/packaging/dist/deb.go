@@ -24,6 +24,7 @@ func debPackages() []debPackage {
 			"etc/miotfacts/factsd.toml":                              "configs/factsd.toml",
 			"lib/systemd/system/factsd.service":                      "configs/systemd/factsd.service",
 			"lib/systemd/system/factsd-enforce.service":              "configs/systemd/factsd-enforce.service",
+			"lib/systemd/system/factsd-netfilter.socket":             "configs/systemd/factsd-netfilter.socket",
 			"lib/systemd/system/factsd-resume.service":               "configs/systemd/factsd-resume.service",
 			"lib/systemd/system/run-miotfacts.stick.mount":           "configs/systemd/run-miotfacts.stick.mount",
 			"usr/lib/systemd/system-preset/80-factsd.preset":         "configs/systemd/factsd.preset",

@@ -62,6 +62,8 @@ define MIOTFACTS_INSTALL_INIT_SYSTEMD
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd.service
 	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-enforce.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd-enforce.service
+	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-netfilter.socket \
+		$(TARGET_DIR)/usr/lib/systemd/system/factsd-netfilter.socket
 	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/factsd-resume.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/factsd-resume.service
 	$(INSTALL) -D -m 0644 $(@D)/configs/systemd/run-miotfacts.stick.mount \
