@@ -133,11 +133,16 @@ type Device struct {
 	ID         string
 	Protection string
 	Enrolled   string
-	Sequence   uint64
-	Stage      string
-	Tier       string
-	Findings   []struct{ Code, Tier, Text string }
-	Pause      *struct {
+	Key        string
+	Renewal    *struct {
+		Count uint64
+		From  uint64 `json:"from_report"`
+	}
+	Sequence uint64
+	Stage    string
+	Tier     string
+	Findings []struct{ Code, Tier, Text string }
+	Pause    *struct {
 		ID      string
 		Reason  string
 		Effects []struct {

@@ -41,6 +41,7 @@ type Device struct {
 	RetiredBy  string    `json:"decommissioned_by"`
 	ReplacedBy string    `json:"replaced_by,omitempty"` // UEID of the device that took its place
 	Replaces   string    `json:"replaces,omitempty"`    // UEID of the device whose place it took
+	Renewal    *Renewal  `json:"renewal"`               // of its key; null when it was neither renewed nor ordered
 	Sequence   uint64    `json:"sequence"`              // of the newest report, 0 before the first
 	LastSeen   int64     `json:"last_seen"`
 	Stage      string    `json:"stage"`                       // "unknown", "integration", "operating", "paused" or "maintenance"
@@ -52,6 +53,30 @@ type Device struct {
 	Boot       *Boot     `json:"boot"`                        // null before the first report, and without a TPM
 	Crossing   *Crossing `json:"crossing"`                    // null without an alarm since it operated
 	Life       *Life     `json:"life"`                        // null where the verifier was given no labels, and before approval
+}
+
+// A Renewal is how a device's key took the place of another.
+type Renewal struct {
+	OrderedBy string `json:"ordered_by"`            // the operator's name, of the newest order
+	OpenSince int64  `json:"open_since,omitempty"`  // an order that the device has not followed yet
+	Count     uint64 `json:"count"`                 // renewals so far
+	At        int64  `json:"at,omitempty"`          // of the last
+	FormerKey string `json:"former_key,omitempty"`  // key id, hexadecimal, of the key before
+	From      uint64 `json:"from_report,omitempty"` // lowest report under the present key; missing while none has come
+}
+
+func newRenewal(d *verifier.Device) *Renewal {
+	if d.Renewal == nil && d.Renewed == nil {
+		return nil
+	}
+	r := &Renewal{OrderedBy: d.RenewalBy, Count: d.Renewals}
+	if d.Renewal != nil {
+		r.OpenSince = d.Renewal.At
+	}
+	if was := d.Renewed; was != nil {
+		r.At, r.FormerKey, r.From = was.At, was.Key.ID().String(), was.From
+	}
+	return r
 }
 
 // A Crossing is the last minute of the number that crossed a fail-safe extreme.
@@ -191,6 +216,7 @@ func newDevice(d *verifier.Device, now int64) Device {
 		Protection: d.Protection.String(), EKProblem: d.EKProblem, Enrolled: d.Enrolled.String(),
 		AskedAt: d.AskedAt, ApprovedAt: d.ApprovedAt, ApprovedBy: d.ApprovedBy, RevokedAt: d.RevokedAt, RetiredAt: d.RetiredAt, RetiredBy: d.RetiredBy,
 		Sequence: d.Sequence, LastSeen: d.LastSeen, Stage: d.Stage.String(), Tier: d.Tier.String(), Findings: newFindings(d.Findings),
+		Renewal: newRenewal(d),
 	}
 	if d.Key != nil {
 		v.Key = d.Key.ID().String()

@@ -190,7 +190,10 @@ func record(d verifier.Device, sequence uint64, kind attest.Kind) verifier.Recor
 // example fills a fleet: one sound device, one paused, one that waits, one hostile.
 func example(t testing.TB) *memory {
 	m := newMemory()
-	m.put(operating(t, 1))
+	renewed := operating(t, 1)
+	renewed.Renewed, renewed.RenewalBy, renewed.Renewals = &verifier.Renewed{Key: referencetest.Signer(t).Public(), At: now - 7000, From: 40}, hostile, 1
+	renewed.Renewal = &verifier.Challenge{Nonce: make([]byte, 16), At: now - 50}
+	m.put(renewed)
 	sick := paused(t, 2)
 	m.put(sick)
 	waits := operating(t, 3)
