@@ -185,7 +185,7 @@ func (v *Verifier) boot(j *judge, boot *Boot, newest bool) ([]LogChange, []byte,
 		if err := j.events(l, boot, tell); err != nil {
 			return nil, nil, err
 		}
-		if err := j.files(l, boot, v.policies[j.ref.Digest()], tell); err != nil {
+		if err := j.files(l, boot, j.policy.files[j.ref.Digest()], tell); err != nil {
 			return nil, nil, err
 		}
 	}

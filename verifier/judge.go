@@ -53,7 +53,7 @@ func (v *Verifier) judge(now int64, d *Device, c *checked, message []byte) (*Rec
 	if text := v.stale(now, c.report); text != "" && d.Identity == nil {
 		j.find(ReasonEpoch, TierWarning, "%s", text)
 	}
-	j.reference(v)
+	j.reference()
 	j.comparison()
 	j.notes(newest)
 	d.count(now, b.Sequence)
@@ -219,8 +219,8 @@ func (j *judge) bootHistory(newest bool) {
 	}
 }
 
-func (j *judge) reference(v *Verifier) {
-	newest := v.newest[model{j.device.Vendor, j.device.Model}]
+func (j *judge) reference() {
+	newest := j.policy.newest[model{j.device.Vendor, j.device.Model}]
 	if j.ref == nil {
 		j.find(ReasonNoReference, TierWarning, "the device has no valid manifest: nothing it measures is appraised")
 		return

@@ -458,17 +458,18 @@ func (l *Life) Due(now int64) bool { return l.NoDate == "" && label.DayOf(now) >
 // life joins label, manifest and facts of a device at now; nil where the verifier
 // was given no labels, or the device does not count.
 func (v *Verifier) life(now int64, d *Device) *Life {
-	if v.shelf == nil || d.Enrolled != Approved {
+	p := v.policy.Load()
+	if p.shelf == nil || d.Enrolled != Approved {
 		return nil
 	}
-	l := &Life{Label: pick(v.shelf.at(now), d.Vendor, d.Model)}
+	l := &Life{Label: pick(p.shelf.at(now), d.Vendor, d.Model)}
 	if l.Label.Label == nil {
 		l.NoDate = "there is no valid label"
 		return l
 	}
-	l.Software = v.shelf.software(&l.Label)
-	l.Checks = compare(l.Label.Label, l.Software, v.referenceOf(d), d, v.cfg.OwnNetworks, now)
-	o, err := observe(d, v.cfg.Observed[d.UEID], now)
+	l.Software = p.shelf.software(&l.Label)
+	l.Checks = compare(l.Label.Label, l.Software, p.referenceOf(d), d, p.ownNetworks, now)
+	o, err := observe(d, p.observed[d.UEID], now)
 	if err == nil && l.Software.Software != nil {
 		o.Flaws = l.Software.Flaws
 	}
@@ -479,7 +480,7 @@ func (v *Verifier) life(now int64, d *Device) *Life {
 		l.NoDate = err.Error()
 		return l
 	}
-	known := v.known(d, l.Label.Label)
+	known := p.known(d, l.Label.Label)
 	for i, text := range label.Tasks(label.English) {
 		t := Task{Text: text}
 		if i < len(known) {
@@ -490,9 +491,9 @@ func (v *Verifier) life(now int64, d *Device) *Life {
 	return l
 }
 
-// known returns what the verifier can say of the first tasks, in their order:
+// known returns what can be said of the first tasks, in their order:
 // firmware, boot, support. The others are for people.
-func (v *Verifier) known(d *Device, l *label.Label) []string {
+func (p *policy) known(d *Device, l *label.Label) []string {
 	firmware := "no report has told its software"
 	if d.Seen != nil && len(d.Seen.Versions) > 0 {
 		last := d.Seen.Versions[len(d.Seen.Versions)-1]
@@ -504,7 +505,7 @@ func (v *Verifier) known(d *Device, l *label.Label) []string {
 		}
 		firmware = fmt.Sprintf("%s; last change seen on %s", list(names), label.DayOf(d.Seen.lastChange()))
 	}
-	if newest, used := v.newest[model{d.Vendor, d.Model}], v.referenceOf(d); newest != nil && used != nil {
+	if newest, used := p.newest[model{d.Vendor, d.Model}], p.referenceOf(d); newest != nil && used != nil {
 		if n, m := newest.Manifest().Sequence, used.Manifest().Sequence; n > m {
 			firmware += fmt.Sprintf("; it uses manifest %d, the newest is %d", m, n)
 		} else {
@@ -522,11 +523,11 @@ func (v *Verifier) known(d *Device, l *label.Label) []string {
 }
 
 // referenceOf returns the manifest that the device used last, nil if none is known.
-func (v *Verifier) referenceOf(d *Device) *reference.Reference {
+func (p *policy) referenceOf(d *Device) *reference.Reference {
 	if d.Manifest == nil || len(d.Manifest.Digest) != 32 {
 		return nil
 	}
-	return v.byHash[[32]byte(d.Manifest.Digest)]
+	return p.byHash[[32]byte(d.Manifest.Digest)]
 }
 
 // findings returns what a person should know of it. None is more than a warning:

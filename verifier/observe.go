@@ -85,7 +85,7 @@ func (v *Verifier) Observations(now int64, h Chronicle, s Survey) (*Counted, err
 			continue
 		}
 		first = min(first, moments[0].At)
-		c.devices = append(c.devices, surveyed{Device: d, moments: moments, ref: v.referenceOf(d), silence: 3*v.reportEvery(d) + silenceSlack})
+		c.devices = append(c.devices, surveyed{Device: d, moments: moments, ref: v.policy.Load().referenceOf(d), silence: 3*v.reportEvery(d) + silenceSlack})
 	}
 	switch n := int64(len(c.devices)); {
 	case n == 0:

@@ -280,14 +280,23 @@ func TestManifests(t *testing.T) {
 	wantRefused(f, d.Delivery(m), verifier.ReasonManifest)
 
 	// Once an operator has added it, what the device kept is accepted.
-	cfg := verifier.Config{References: []*reference.Reference{f.Ref, d.Ref}, Result: f.World.Result}
-	var err error
-	if f.Verifier, err = verifier.New(cfg, f.Store); err != nil {
+	cfg := verifier.Config{References: []*reference.Reference{f.Ref, d.Ref}}
+	if err := f.Verifier.Reload(cfg); err != nil {
 		t.Fatal(err)
 	}
 	d.Accepted(m)
+	// What cannot be right changes nothing.
+	twin := referencetest.Example()
+	twin.Model = d.Ref.Manifest().Model
+	twin.Sequence, twin.ReportEvery = unknown.Sequence, unknown.ReportEvery+1
+	for _, wrong := range []verifier.Config{{}, {References: []*reference.Reference{d.Ref, f.World.Open(t, twin)}}, {References: cfg.References, Labels: make([]verifier.LabelFile, 1)}} {
+		if err := f.Verifier.Reload(wrong); err == nil {
+			t.Errorf("took over %+v", wrong)
+		}
+	}
+	d.Accepted(d.Message(attest.KindRoutine))
 
-	digest := d.Digest
+	sequence, digest := d.Sequence, d.Digest
 	r := d.Report(attest.KindRoutine)
 	r.Body.Manifest.Sequence++
 	wantRefused(f, d.Delivery(verifiertest.Encode(t, d.Seal(r))), verifier.ReasonManifest)
@@ -296,10 +305,10 @@ func TestManifests(t *testing.T) {
 	foreign.Model = "pump-2"
 	d.Ref = f.World.Open(t, foreign)
 	cfg.References = append(cfg.References, d.Ref)
-	if f.Verifier, err = verifier.New(cfg, f.Store); err != nil {
+	if err := f.Verifier.Reload(cfg); err != nil {
 		t.Fatal(err)
 	}
-	d.Sequence, d.Digest = 1, digest
+	d.Sequence, d.Digest = sequence, digest
 	wantRefused(f, d.Delivery(d.Message(attest.KindRoutine)), verifier.ReasonManifest)
 }
 

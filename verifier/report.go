@@ -83,6 +83,7 @@ func approved(d *Device) error {
 // A checked report passed all checks: what it says was said by the device, now,
 // once, and any quote is bound to it. Whether it is good is still open.
 type checked struct {
+	policy     *policy
 	verified   *attest.Verified
 	report     *attest.Report
 	ref        *reference.Reference // nil when the device has none
@@ -94,7 +95,7 @@ type checked struct {
 
 // check refuses what must not be believed, in the order of the reasons.
 func (v *Verifier) check(now int64, d *Device, r *attest.Verified) (*checked, error) {
-	c := &checked{verified: r, report: r.Report()}
+	c := &checked{policy: v.policy.Load(), verified: r, report: r.Report()}
 	b := &c.report.Body
 	if b.Protection != d.Protection {
 		return nil, refuse(ReasonProtection, "device %s enrolled with %q, now claims %q", d.UEID, d.Protection, b.Protection)
@@ -116,7 +117,7 @@ func (v *Verifier) check(now int64, d *Device, r *attest.Verified) (*checked, er
 	}
 	known := true
 	if b.Manifest != nil {
-		c.ref, known = v.byHash[[32]byte(b.Manifest.Digest)]
+		c.ref, known = c.policy.byHash[[32]byte(b.Manifest.Digest)]
 	}
 	if r.HasQuote() && known {
 		if c.quote, err = checkQuote(d, r, c.ref); errors.Is(err, attest.ErrNoPCRs) {

@@ -181,8 +181,9 @@ func pick(all []Shelved, vendor, model string) Shelved {
 
 // Labels returns what became of each label at now, in the order of their files.
 func (v *Verifier) Labels(now int64) []Shelved {
-	if v.shelf == nil {
+	p := v.policy.Load()
+	if p.shelf == nil {
 		return nil
 	}
-	return slices.Clone(v.shelf.at(now))
+	return slices.Clone(p.shelf.at(now))
 }

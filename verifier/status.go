@@ -93,9 +93,10 @@ func (v *Verifier) asOf(now int64, d *Device) {
 
 // reportEvery returns how often a device has to report, in seconds.
 func (v *Verifier) reportEvery(d *Device) int64 {
-	ref := v.referenceOf(d)
+	p := v.policy.Load()
+	ref := p.referenceOf(d)
 	if ref == nil {
-		ref = v.newest[model{d.Vendor, d.Model}]
+		ref = p.newest[model{d.Vendor, d.Model}]
 	}
 	if ref == nil {
 		return 60 // what an agent without a manifest does

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miotfacts/miotfacts/attest"
@@ -123,12 +124,9 @@ const (
 
 // A Verifier checks, appraises and decides. It is safe for concurrent use.
 type Verifier struct {
-	cfg      Config
-	store    Store
-	byHash   map[[32]byte]*reference.Reference
-	newest   map[model]*reference.Reference
-	policies map[[32]byte]*ima.Policy // of files, by manifest
-	shelf    *shelf                   // nil without labels
+	cfg    Config
+	store  Store
+	policy atomic.Pointer[policy]
 
 	locks   [64]sync.Mutex // by device, so that one report of it is judged at a time
 	mu      sync.Mutex
@@ -138,6 +136,61 @@ type Verifier struct {
 
 type model struct{ vendor, model string }
 
+// A policy is what devices are held against. It is replaced as a whole, never
+// changed, so that whatever is judged is judged by one.
+type policy struct {
+	byHash      map[[32]byte]*reference.Reference
+	newest      map[model]*reference.Reference
+	files       map[[32]byte]*ima.Policy // by manifest
+	shelf       *shelf                   // nil without labels
+	observed    map[attest.UEID]label.Observation
+	ownNetworks []netip.Prefix
+}
+
+func newPolicy(cfg *Config) (*policy, error) {
+	if len(cfg.References) == 0 && !cfg.NoReferences {
+		return nil, errors.New("cannot verify without a manifest: nothing would be appraised")
+	}
+	p := &policy{byHash: map[[32]byte]*reference.Reference{}, newest: map[model]*reference.Reference{}, files: map[[32]byte]*ima.Policy{},
+		observed: cfg.Observed, ownNetworks: cfg.OwnNetworks}
+	for _, r := range cfg.References {
+		m := r.Manifest()
+		k := model{m.Vendor, m.Model}
+		p.byHash[r.Digest()] = r
+		files, err := policyOf(r, cfg.Files)
+		if err != nil {
+			return nil, err
+		}
+		p.files[r.Digest()] = files
+		old := p.newest[k]
+		if old != nil && old.Manifest().Sequence == m.Sequence && old.Digest() != r.Digest() {
+			return nil, fmt.Errorf("cannot verify with two manifests of %s %s that both have sequence %d", m.Vendor, m.Model, m.Sequence)
+		}
+		if old == nil || m.Sequence > old.Manifest().Sequence {
+			p.newest[k] = r
+		}
+	}
+	if cfg.LabelTrust != nil {
+		p.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust, boms: cfg.BOMs, advisories: cfg.Advisories}
+	} else if len(cfg.Labels) > 0 {
+		return nil, errors.New("cannot compare labels without keys that may sign them")
+	}
+	return p, nil
+}
+
+// Reload takes over what of cfg devices are held against: manifests and the files
+// that they name, labels and what belongs to them, observations, own networks.
+// What is being judged goes on under what held when that began. On an error all
+// stays as it is.
+func (v *Verifier) Reload(cfg Config) error {
+	p, err := newPolicy(&cfg)
+	if err != nil {
+		return err
+	}
+	v.policy.Store(p)
+	return nil
+}
+
 // New returns a verifier over what store remembers. It refuses a policy that
 // checks nothing.
 func New(cfg Config, store Store) (*Verifier, error) {
@@ -146,8 +199,6 @@ func New(cfg Config, store Store) (*Verifier, error) {
 		return nil, errors.New("cannot verify without a store")
 	case cfg.Result == nil:
 		return nil, errors.New("cannot verify without a key that signs results")
-	case len(cfg.References) == 0 && !cfg.NoReferences:
-		return nil, errors.New("cannot verify without a manifest: nothing would be appraised")
 	case cfg.Epoch != 0 && (cfg.Command == nil || cfg.Epoch < 10*time.Second || cfg.Epoch%time.Second != 0):
 		return nil, errors.New("cannot begin epochs without a key that signs commands, or of less than 10 s")
 	case cfg.RequireEKCert && cfg.EKRoots == nil:
@@ -156,30 +207,12 @@ func New(cfg Config, store Store) (*Verifier, error) {
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = 1000
 	}
-	v := &Verifier{cfg: cfg, store: store, byHash: map[[32]byte]*reference.Reference{}, newest: map[model]*reference.Reference{}, policies: map[[32]byte]*ima.Policy{}, waiting: map[attest.UEID]bool{}}
-	for _, r := range cfg.References {
-		m := r.Manifest()
-		k := model{m.Vendor, m.Model}
-		v.byHash[r.Digest()] = r
-		policy, err := policyOf(r, cfg.Files)
-		if err != nil {
-			return nil, err
-		}
-		v.policies[r.Digest()] = policy
-		old := v.newest[k]
-		if old != nil && old.Manifest().Sequence == m.Sequence && old.Digest() != r.Digest() {
-			return nil, fmt.Errorf("cannot verify with two manifests of %s %s that both have sequence %d", m.Vendor, m.Model, m.Sequence)
-		}
-		if old == nil || m.Sequence > old.Manifest().Sequence {
-			v.newest[k] = r
-		}
+	p, err := newPolicy(&cfg)
+	if err != nil {
+		return nil, err
 	}
-	if cfg.LabelTrust != nil {
-		v.shelf = &shelf{files: cfg.Labels, trust: cfg.LabelTrust, boms: cfg.BOMs, advisories: cfg.Advisories}
-	} else if len(cfg.Labels) > 0 {
-		return nil, errors.New("cannot compare labels without keys that may sign them")
-	}
-	var err error
+	v := &Verifier{cfg: cfg, store: store, waiting: map[attest.UEID]bool{}}
+	v.policy.Store(p)
 	if v.epochs, err = store.Epochs(); err != nil {
 		return nil, fmt.Errorf("cannot read epochs: %w", err)
 	}

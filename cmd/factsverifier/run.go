@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,7 +33,11 @@ func newRunCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the verifier",
 		Long: `Runs broker, verifier, web page and admin socket until it gets SIGTERM or
-SIGINT. It tells systemd when it is ready.`,
+SIGINT. It tells systemd when it is ready.
+
+At SIGHUP it reads the configuration again and takes over what its section
+[reference] names: manifests, key lists, labels, advisories, observations. If
+any of it is wrong, all stays as it was, and the log says why.`,
 		Example: `  factsverifier run --config /etc/miotfacts/factsverifier.toml`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -44,7 +49,7 @@ SIGINT. It tells systemd when it is ready.`,
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), conf, slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level})))
+			return run(c.Context(), conf, path, slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level})))
 		},
 	}
 	c.Flags().StringVar(&path, "config", path, "configuration `FILE`")
@@ -59,7 +64,10 @@ type bus interface {
 	Drop(id attest.UEID)
 }
 
-func run(ctx context.Context, c *config, log *slog.Logger) error {
+func run(ctx context.Context, c *config, path string, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	s, err := store.Open(c.path(c.Store))
 	if err != nil {
 		return fail(exitNeeds, "is the directory writable, and no other verifier running?", err)
@@ -77,7 +85,7 @@ func run(ctx context.Context, c *config, log *slog.Logger) error {
 	pages := web.New(web.Backend{Fleet: v, History: s, Commands: &commander{v, b}, Labels: v, Changes: changes}, web.Options{URL: c.Web.URL, Broker: c.Broker.URL, Log: log})
 	admin := (&admin{verifier: v, chronicle: s, certificates: c.Broker.URL == "", bus: b, log: log}).handler(pages)
 
-	tasks := []func(context.Context) error{b.Run}
+	tasks := []func(context.Context) error{b.Run, func(ctx context.Context) error { return reload(ctx, hangup, path, v, log) }}
 	socket, err := listenUnix(c.path(c.Admin.Socket))
 	if err != nil {
 		return fail(exitNeeds, "check admin.socket", err)
@@ -125,7 +133,7 @@ func together(ctx context.Context, tasks []func(context.Context) error) error {
 
 func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logger) (*verifier.Verifier, error) {
 	cfg := verifier.Config{
-		NoReferences: c.Reference.Without, RequireEKCert: c.Enrolment.RequireEKCertificate, MaxWaiting: c.Enrolment.MaxWaiting,
+		RequireEKCert: c.Enrolment.RequireEKCertificate, MaxWaiting: c.Enrolment.MaxWaiting,
 		Build: "factsverifier " + version(), Changed: changes.Tell, Epoch: time.Duration(c.Freshness.Epoch) * time.Second,
 	}
 	var err error
@@ -137,13 +145,7 @@ func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logg
 			return nil, err
 		}
 	}
-	if cfg.References, err = c.references(time.Now().Unix(), log); err != nil {
-		return nil, err
-	}
-	if cfg.Files, err = c.files(); err != nil {
-		return nil, err
-	}
-	if err := c.labels(&cfg, log); err != nil {
+	if err := c.policy(&cfg, log); err != nil {
 		return nil, err
 	}
 	if cfg.EKRoots, err = c.certificates("enrolment.ek_roots", c.Enrolment.EKRoots); err != nil {
@@ -154,6 +156,42 @@ func newVerifier(c *config, s *store.Store, changes *web.Changes, log *slog.Logg
 		return nil, fail(exitUsage, "", err)
 	}
 	return v, nil
+}
+
+// policy adds to cfg what devices are held against.
+func (c *config) policy(cfg *verifier.Config, log *slog.Logger) (err error) {
+	cfg.NoReferences = c.Reference.Without
+	if cfg.References, err = c.references(time.Now().Unix(), log); err != nil {
+		return err
+	}
+	if cfg.Files, err = c.files(); err != nil {
+		return err
+	}
+	return c.labels(cfg, log)
+}
+
+// reload takes over, at each signal, what devices are held against.
+func reload(ctx context.Context, signals <-chan os.Signal, path string, v *verifier.Verifier, log *slog.Logger) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-signals:
+		}
+		c, err := readConfig(path)
+		var cfg verifier.Config
+		if err == nil {
+			err = c.policy(&cfg, log)
+		}
+		if err == nil {
+			err = v.Reload(cfg)
+		}
+		if err != nil {
+			log.Error("nothing is taken over, all stays as it was", "err", err)
+			continue
+		}
+		log.Info("took over manifests, labels and observations; other keys count from the next start")
+	}
 }
 
 func newBus(c *config, v *verifier.Verifier, s *store.Store, log *slog.Logger) (bus, error) {
