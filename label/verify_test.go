@@ -170,6 +170,14 @@ func (v *verifier) give(input string, files ...string) {
 	}
 }
 
+// camera holds what is before the camera to it, and waits for the verdict.
+func (v *verifier) camera() {
+	v.t.Helper()
+	v.eval(`(() => { delete document.getElementById("verdict").dataset.ms; return true })()`)
+	v.do(chromedp.Click("#camera"))
+	v.wait(`document.getElementById("verdict").dataset.ms`)
+}
+
 // screenshot holds that docs has a picture of the page as it is, and renews it with
 // -update.
 func (v *verifier) screenshot(name string) {
@@ -330,9 +338,7 @@ func TestVerifyPage(t *testing.T) {
 	v.wait(`document.getElementById("verdict").dataset.reason === "content"`) // another list of the same number
 	verdict("another list", "refused", "content", "this file is not trusted", "is not above")
 
-	v.eval(`(() => { delete document.getElementById("verdict").dataset.ms; return true })()`)
-	v.do(chromedp.Click(`#camera`))
-	v.wait(`document.getElementById("verdict").dataset.ms`)
+	v.camera()
 	verdict("the camera", "ok", "", "VERIFIED", "wearable-1")
 	t.Logf("from the picture of the camera to the verdict: %s ms", v.eval(`document.getElementById("verdict").dataset.ms`))
 	if v.eval(`stream === null`) != "true" {
