@@ -63,9 +63,9 @@ func (enforcer) Resume(context.Context, []byte) (failsafe.Status, error) {
 type sink struct{}
 
 func (sink) Append(spool.Class, string, []byte) (spool.ID, error) { return 1, nil }
-func (sink) Keep(spool.ID) error { return nil }
+func (sink) Keep(spool.ID) error                                  { return nil }
 
-func (sink) Stats() spool.Stats                                   { return spool.Stats{} }
+func (sink) Stats() spool.Stats { return spool.Stats{} }
 
 // A stage is where the agent's rounds are watched: what a kind of event waits
 // for, until a round saw it.
