@@ -136,7 +136,7 @@ func TestResults(t *testing.T) {
 		t.Errorf("the extreme came as %+v", last)
 	}
 	r := example(t)
-	r.MeasRes[0].Results[0].Rule = []byte{9}
+	r.MeasRes[0].Results[0].Rule = [1]byte{9}
 	if _, err := r.Results(ref); err == nil {
 		t.Error("a rule that the manifest does not have was accepted")
 	}
@@ -426,7 +426,7 @@ func TestRefusals(t *testing.T) {
 		{"maintenance while paused", func(r *attest.Report) { r.Body.Maintain = &attest.Maintenance{Began: 1, Until: 2} }, "does not fit the maintenance claim"},
 		{"maintenance without an end", mended(func(m *attest.Maintenance) { m.Until = 86_403_501 }), "the longest is 86400 s"},
 		{"maintenance that ended before it began", mended(func(m *attest.Maintenance) { m.Until = m.Began }), "maintenance from 3500 to 3500 ms"},
-		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = []byte{0} }, "does not follow"},
+		{"rules out of order", func(r *attest.Report) { r.MeasRes[1].Results[1].Rule = [1]byte{0} }, "does not follow"},
 	} {
 		r := example(t)
 		tt.edit(r)
@@ -699,4 +699,29 @@ func FuzzEnrolment(f *testing.F) {
 			t.Fatal("accepted beyond the limit")
 		}
 	})
+}
+
+// A rule's index is one byte, not none and not two.
+func TestRuleOfOneByte(t *testing.T) {
+	payload, err := cose.Encode(example(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := []byte("\x82\x41\x00") // the pair of rule 0 and its verdict
+	if !bytes.Contains(payload, first) {
+		t.Fatalf("no rule 0 in %x", payload)
+	}
+	for name, index := range map[string]string{"none": "\x82\x40", "two": "\x82\x42\x00\x00", "a number": "\x82\x00", "a text": "\x82\x61\x00"} {
+		signed, err := fixedSigner(t).Sign(cose.Report, bytes.Replace(payload, first, []byte(index), 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := cose.Encode(attest.Message{Report: append([]byte{0xd8, 0x3d}, signed...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := attest.Decode(data); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
 }

@@ -130,7 +130,7 @@ type System struct {
 // An Individual is the result of one rule. Rule is the rule's index in its stage.
 type Individual struct {
 	_       struct{} `cbor:",toarray"`
-	Rule    []byte   // one byte
+	Rule    [1]byte  // as a byte string: an array, so that rules cost no allocation each
 	Verdict appraise.Verdict
 }
 
@@ -294,7 +294,7 @@ func (r *Report) SetResults(results []appraise.Result) {
 			if x.Stage != stage {
 				continue
 			}
-			s.Results = append(s.Results, Individual{Rule: []byte{byte(x.Index)}, Verdict: x.Verdict})
+			s.Results = append(s.Results, Individual{Rule: [1]byte{byte(x.Index)}, Verdict: x.Verdict})
 			if x.Verdict == appraise.Deviates {
 				if r.Body.Lasted == nil {
 					r.Body.Lasted = map[uint16]int64{}
@@ -499,7 +499,7 @@ func (r *Report) check() error {
 			return fmt.Errorf("measres names %q twice, or it is no stage", s.Name)
 		}
 		for i, x := range s.Results {
-			if len(x.Rule) != 1 || x.Verdict < appraise.Passes || x.Verdict > appraise.AbsentHere {
+			if x.Verdict < appraise.Passes || x.Verdict > appraise.AbsentHere {
 				return fmt.Errorf("measres of %s: result %d is malformed", s.Name, i)
 			}
 			if i > 0 && x.Rule[0] <= s.Results[i-1].Rule[0] {

@@ -316,9 +316,9 @@ func TestMeasRes(t *testing.T) {
 	for name, change := range map[string]func(r *attest.Report){
 		"stage left out":    func(r *attest.Report) { r.MeasRes = r.MeasRes[1:] },
 		"rule left out":     func(r *attest.Report) { r.MeasRes[1].Results = r.MeasRes[1].Results[1:] },
-		"rule out of range": func(r *attest.Report) { r.MeasRes[0].Results[0].Rule = []byte{9} },
+		"rule out of range": func(r *attest.Report) { r.MeasRes[0].Results[0].Rule = [1]byte{9} },
 		"rule too many": func(r *attest.Report) {
-			r.MeasRes[2].Results = append(r.MeasRes[2].Results, attest.Individual{Rule: []byte{1}, Verdict: 1})
+			r.MeasRes[2].Results = append(r.MeasRes[2].Results, attest.Individual{Rule: [1]byte{1}, Verdict: 1})
 		},
 		"none": func(r *attest.Report) { r.MeasRes = []attest.System{} },
 	} {
