@@ -4,12 +4,25 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miotfacts/miotfacts/test/lab"
 )
+
+// withEpochs has the verifier begin an epoch every ten seconds.
+func withEpochs(l *lab.Lab) error {
+	path := l.Path("verifier/factsverifier.toml")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, "[freshness]\nepoch = 10\n"...), 0o600)
+}
+
+func isOld(f struct{ Code, Tier, Text string }) bool { return f.Code == "epoch" }
 
 // TestKeyIsRenewed orders the renewal of a key in a real device, over MQTT, while
 // `factsd run` is killed with -9 at random moments. Each ends with the verifier and
@@ -36,7 +49,7 @@ func TestKeyIsRenewed(t *testing.T) {
 			self, err := os.Executable()
 			must(err)
 			steps := []func() error{
-				l.Build, func() error { return l.StartWorkload(self) }, l.MakeKeys, l.InitVerifier, l.ConfigureVerifier, l.SignKeyLists,
+				l.Build, func() error { return l.StartWorkload(self) }, l.MakeKeys, l.InitVerifier, l.ConfigureVerifier, func() error { return withEpochs(l) }, l.SignKeyLists,
 				func() error { return l.Draft(2 * time.Second) }, l.FinishManifest, l.StartVerifier,
 			}
 			if kind == "TPM" {
@@ -90,6 +103,10 @@ func TestKeyIsRenewed(t *testing.T) {
 			before := l.Device(id).Sequence
 			if !l.Until("reports under the new key", 30*time.Second, func() bool { return l.Device(id).Sequence > before+1 }) {
 				t.Fatal("it does not go on")
+			}
+			// The device has heard of the epochs, and its newest quote is of one.
+			if !l.Until("a fresh quote", 60*time.Second, func() bool { return !slices.ContainsFunc(l.Device(id).Findings, isOld) }) {
+				t.Errorf("findings %+v", l.Device(id).Findings)
 			}
 			run.Stop(syscall.SIGTERM)
 			for _, r := range l.Refused() {
