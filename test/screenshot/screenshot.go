@@ -19,10 +19,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// shows returns what a page shows: its texts as they are laid out, its styles, and
-// the size of the window.
-const shows = `Promise.all(Array.from(document.querySelectorAll("link[rel=stylesheet]"), (l) => fetch(l.href).then((r) => r.text()))).then((linked) =>
-	JSON.stringify([document.body.innerText, linked, Array.from(document.querySelectorAll("style"), (s) => s.textContent), innerWidth]))`
+// shows returns what a page shows: its texts as they are laid out, but for times that
+// go by, its styles, and the size of the window.
+const shows = `Promise.all(Array.from(document.querySelectorAll("link[rel=stylesheet]"), (l) => fetch(l.href).then((r) => r.text()))).then((linked) => {
+	const passing = document.querySelectorAll("time");
+	for (const t of passing) t.style.visibility = "hidden"; // which innerText leaves out
+	const text = document.body.innerText;
+	for (const t of passing) t.style.visibility = "";
+	return JSON.stringify([text, linked, Array.from(document.querySelectorAll("style"), (s) => s.textContent), innerWidth]);
+})`
 
 // Keep returns an error where the picture of a page, a PNG, is missing, has more
 // than limit bytes, or is of a page that showed something else than that in the tab
