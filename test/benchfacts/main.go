@@ -464,7 +464,9 @@ func nodeExporter(ours bool) (string, error) {
 		}
 	}
 	cmd := exec.Command(tool, args...)
-	cmd.Stderr = os.Stderr
+	if ours { // its own choice complains of each scrape where there is no systemd
+		cmd.Stderr = os.Stderr
+	}
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("node_exporter: %w", err)
 	}
