@@ -497,6 +497,7 @@ func FuzzIOStat(f *testing.F)       { fuzz(f, "iostat") }
 func FuzzCgroupEvents(f *testing.F) { fuzz(f, "cgroupevents") }
 func FuzzDocker(f *testing.F)       { fuzz(f, "docker") }
 func FuzzPodman(f *testing.F)       { fuzz(f, "podman") }
+func FuzzOCI(f *testing.F)          { fuzz(f, "oci") }
 func FuzzLoaderTime(f *testing.F)   { fuzz(f, "loadertime") }
 func FuzzEFIText(f *testing.F)      { fuzz(f, "efitext") }
 func FuzzUptime(f *testing.F)       { fuzz(f, "uptime") }
