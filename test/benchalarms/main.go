@@ -33,7 +33,7 @@ func main() {
 		time.Sleep(math.MaxInt64)
 	}
 	if len(os.Args) == 2 && os.Args[1] == "burn" {
-		for {
+		for time.Now().Year() > 0 {
 		}
 	}
 	b := &bench{out: os.Stdout, after: 5 * time.Second, sick: 12 * time.Second}
