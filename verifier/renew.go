@@ -60,6 +60,30 @@ func (v *Verifier) Renew(now int64, id attest.UEID, by string) ([]byte, error) {
 	return cose.Encode(attest.Down{Command: command})
 }
 
+// orderAgain is how long in seconds an order by age is waited for before it is given
+// again: the broker may have lost it.
+const orderAgain = 86400
+
+// KeysOlder returns the devices whose key is older than age, in seconds, and that no
+// order of the last day tells to renew it.
+func (v *Verifier) KeysOlder(now, age int64) ([]attest.UEID, error) {
+	all, err := v.store.Devices()
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for old keys: %w", err)
+	}
+	var old []attest.UEID
+	for _, d := range all {
+		since := d.ApprovedAt
+		if d.Renewed != nil {
+			since = d.Renewed.At
+		}
+		if d.Enrolled == Approved && now-since > age && (d.Renewal == nil || now-d.Renewal.At > orderAgain) {
+			old = append(old, d.UEID)
+		}
+	}
+	return old, nil
+}
+
 // renew deals with a device's new key. The present key and the new one have signed
 // for it; with a TPM the attestation key that is known certifies the new one.
 func (v *Verifier) renew(now int64, m Delivery) ([]byte, error) {

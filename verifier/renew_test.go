@@ -2,6 +2,7 @@ package verifier_test
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -249,4 +250,47 @@ func TestFormerKeyEnds(t *testing.T) {
 	d.Accepted(d.Message(attest.KindRoutine))
 	f.Now += 2
 	wantRefused(f, d.Delivery(d.Message(attest.KindRoutine)), verifier.ReasonKey)
+}
+
+func TestKeysOlder(t *testing.T) {
+	f := verifiertest.New(t)
+	const age = 365 * 86400
+	d := renewers(t, f)["file"]
+	d.Accepted(d.Message(attest.KindBoot))
+	waits := f.NewDevice()
+	waits.Prove()
+	due := func() []attest.UEID {
+		t.Helper()
+		old, err := f.KeysOlder(f.Now, age)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(old, func(id attest.UEID) bool { return id != d.UEID && id != waits.UEID })
+	}
+	if n := due(); len(n) != 0 {
+		t.Errorf("at first %v are due", n)
+	}
+	f.Now += age + 10
+	if n := due(); len(n) != 1 || n[0] != d.UEID {
+		t.Errorf("after a year %v are due", n)
+	}
+	nonce := d.order()
+	if n := due(); len(n) != 0 {
+		t.Errorf("ordered, and %v are due", n)
+	}
+	f.Now += 86401
+	if n := due(); len(n) != 1 {
+		t.Errorf("ordered a day ago, and %v are due", n)
+	}
+	if reply := f.Take(d.renewal(nonce)); !d.taken(reply) {
+		t.Fatalf("%+v", reply)
+	}
+	f.Now += age
+	if n := due(); len(n) != 0 {
+		t.Errorf("renewed, and %v are due", n)
+	}
+	f.Now += 10
+	if n := due(); len(n) != 1 {
+		t.Errorf("a year after its renewal %v are due", n)
+	}
 }

@@ -42,6 +42,7 @@ type config struct {
 		EKRoots              []string `toml:"ek_roots"`
 		RequireEKCertificate bool     `toml:"require_ek_certificate"`
 		MaxWaiting           int      `toml:"max_waiting"`
+		RenewDays            int      `toml:"renew_days"`
 	} `toml:"enrolment"`
 	Freshness struct {
 		Epoch int `toml:"epoch"`
@@ -129,6 +130,8 @@ func (c *config) check() error {
 		return errors.New("reference.observed, reference.sboms or reference.advisories without reference.labels: without a label there is no inspection date and nothing to compare")
 	case r.Advisories != "" && r.SBOMs == "":
 		return errors.New("reference.advisories without reference.sboms: flaws are looked for in bills of materials")
+	case c.Enrolment.RenewDays < 0 || c.Enrolment.RenewDays > 0 && c.Keys.Command == "":
+		return errors.New("enrolment.renew_days needs keys.command, and is 0 or more")
 	case c.Freshness.Epoch != 0 && (c.Keys.Command == "" || c.Freshness.Epoch < 10 || c.Freshness.Epoch > 86400):
 		return errors.New("freshness.epoch needs keys.command, and is 0 or 10 to 86400 s")
 	case c.Enrolment.RequireEKCertificate && len(c.Enrolment.EKRoots) == 0:

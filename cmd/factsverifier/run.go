@@ -105,6 +105,9 @@ func run(ctx context.Context, c *config, path string, log *slog.Logger) error {
 	if c.Freshness.Epoch > 0 {
 		tasks = append(tasks, func(ctx context.Context) error { return epochs(ctx, v, b, log) })
 	}
+	if days := c.Enrolment.RenewDays; days > 0 {
+		tasks = append(tasks, func(ctx context.Context) error { return renewOld(ctx, v, b, int64(days)*86400, log) })
+	}
 	log.Info("verifying", "version", version(), "store", c.path(c.Store))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	err = together(ctx, tasks)
@@ -339,6 +342,33 @@ func epochs(ctx context.Context, v *verifier.Verifier, b bus, log *slog.Logger) 
 			wait.Stop()
 			return nil
 		case <-wait.C:
+		}
+	}
+}
+
+// renewOld orders the renewal of keys that are older than age, in seconds.
+func renewOld(ctx context.Context, v *verifier.Verifier, b bus, age int64, log *slog.Logger) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		now := time.Now()
+		old, err := v.KeysOlder(now.Unix(), age)
+		for _, id := range old {
+			data, rerr := v.Renew(now.Unix(), id, "by age")
+			if rerr == nil {
+				rerr = b.Send(id, data, now.Add(verifier.RenewLife*time.Second))
+			}
+			err = errors.Join(err, rerr)
+		}
+		if err != nil {
+			log.Error("cannot renew old keys", "err", err)
+		} else if len(old) > 0 {
+			log.Info("ordered devices to renew old keys", "devices", len(old))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
 	}
 }
