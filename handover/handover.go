@@ -161,21 +161,6 @@ func ParseChallenge(text string) (*Challenge, error) {
 	return c, nil
 }
 
-// protected is the header of a signed command.
-type protected struct {
-	Alg int    `cbor:"1,keyasint"`
-	Kid []byte `cbor:"4,keyasint"`
-	Typ string `cbor:"16,keyasint"`
-}
-
-type sign1 struct {
-	_           struct{} `cbor:",toarray"`
-	Protected   []byte
-	Unprotected struct{}
-	Payload     []byte
-	Signature   []byte
-}
-
 // assemble makes the signed document of an order to this challenge from what is not
 // known of it.
 func (c *Challenge) assemble(order []byte) ([]byte, error) {
@@ -186,18 +171,13 @@ func (c *Challenge) assemble(order []byte) ([]byte, error) {
 		return n
 	}
 	kid, nonce, from, valid, signature := order[2:18], order[18:34], number(order[34:39]), number(order[39:42]), order[42:orderSize]
-	header, err := cose.Encode(protected{Alg: int(int8(order[1])), Kid: kid, Typ: string(cose.Command)})
-	if err != nil {
-		return nil, err
-	}
 	payload, err := cose.Encode(reference.Command{
 		Version: 1, Kind: reference.Resume, Device: c.Device[:], Pause: c.Pause[:], Nonce: nonce, NotBefore: from, NotAfter: from + valid,
 	})
 	if err != nil {
 		return nil, err
 	}
-	body, err := cose.Encode(sign1{Protected: header, Payload: payload, Signature: signature})
-	return append([]byte{0xd2}, body...), err // tag 18
+	return cose.Assemble(int(int8(order[1])), cose.KeyID(kid), cose.Command, payload, signature)
 }
 
 // Order returns a signed resume to this challenge as it is written down. It refuses

@@ -150,6 +150,24 @@ func (s *Signer) algorithm() int {
 	return es256
 }
 
+// Assemble returns the document that Sign makes of these parts. The signature is not
+// checked: Parse and Verify do.
+func Assemble(algorithm int, key KeyID, t Type, payload, signature []byte) ([]byte, error) {
+	protected, err := Encode(header{Algorithm: algorithm, KeyID: key[:], Type: string(t)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot assemble %s: %w", t, err)
+	}
+	return (&sign1{Protected: protected, Payload: payload, Signature: signature}).encode()
+}
+
+func (s *sign1) encode() ([]byte, error) {
+	data, err := Encode(s)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{tag}, data...), nil
+}
+
 func (s *Signer) sign(protected any, payload, external []byte) ([]byte, error) {
 	m := sign1{Payload: payload}
 	var err error
@@ -163,10 +181,7 @@ func (s *Signer) sign(protected any, payload, external []byte) ([]byte, error) {
 	if m.Signature, err = s.signature(data); err != nil {
 		return nil, err
 	}
-	if data, err = Encode(&m); err != nil {
-		return nil, err
-	}
-	return append([]byte{tag}, data...), nil
+	return m.encode()
 }
 
 // signature returns the signature over data as COSE writes it.
