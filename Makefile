@@ -153,11 +153,11 @@ deps: ## Install the tools that the tests use (Debian, as root); else say what t
 deps-vm: ## Install what the virtual machine is made with (Debian, as root); else say what to install
 	@test/vm/deps.sh
 
-dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports
-	$(GO) run ./test/packaging/dist -out bin/dist
+dist: ## Make archives, Debian packages, bills of materials and SHA256SUMS in bin/dist, for all ports (DISTFLAGS="-ports arm64" for one)
+	$(GO) run ./test/packaging/dist -out bin/dist $(DISTFLAGS)
 
 deb: ## Make the Debian packages for amd64, arm64 and armhf in bin/deb
-	$(GO) run ./test/packaging/dist -out bin/deb -kinds deb
+	$(GO) run ./test/packaging/dist -out bin/deb -kinds deb $(DISTFLAGS)
 
 repro: ## Make all of dist twice, in two folders with a build cache each, and compare (slow)
 	@test/packaging/repro.sh

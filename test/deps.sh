@@ -41,6 +41,7 @@ want poppler-utils command -v pdftoppm
 want tcpdump command -v tcpdump
 want rauc command -v rauc
 want squashfs-tools command -v mksquashfs
+want busybox-static command -v busybox # boots as a container's init
 want mmdb-bin command -v mmdblookup
 want shellcheck command -v shellcheck
 want lintian command -v lintian

@@ -4,27 +4,14 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
-	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 )
 
-// inside runs in the machine that testBoot boots. What it prints is looked at.
-const inside = `#!/bin/sh
-exec 2>&1
-expect() { # WHAT COMMAND...: waits up to 20 s until the command succeeds
-	what=$1; shift; i=0
-	until "$@" >/dev/null 2>&1; do
-		i=$((i + 1))
-		[ $i -lt 100 ] || { echo "not ok $what"; journalctl --no-pager -u factsd -u factsd-enforce -u factsverifier -u factstalk | tail -30; return; }
-		sleep 0.2
-	done
-	echo "ok $what"
-}
-never() { what=$1; shift; if "$@" >/dev/null 2>&1; then echo "not ok $what"; else echo "ok $what"; fi; }
-as_run() { setpriv --reuid=factsd --regid=factsd --init-groups "$@"; }
+// inside is what is done to the packages in a machine. What it prints is looked at.
+const inside = `as_run() { setpriv --reuid=factsd --regid=factsd --init-groups "$@"; }
 
 dpkg -i --force-depends /packages/factsd_*.deb >/dev/null
 never "nothing runs before it is configured" systemctl -q is-active factsd-enforce factsd
@@ -84,6 +71,45 @@ expect "the state stays" test -s /var/lib/miotfacts/enforce/latch.a
 dpkg -P factsd >/dev/null
 never "no state stays after the purge" test -e /var/lib/miotfacts
 
+conf=/etc/miotfacts/factsd.toml
+frozen() { grep -qx "frozen $1" /sys/fs/cgroup/system.slice/medical.service/cgroup.events; }
+rm -r /etc/systemd/system/medical.service.d
+systemctl daemon-reload
+dpkg -i --force-depends /packages/factsd_*.deb >/dev/null
+cp /packages/miotfacts/* /etc/miotfacts/
+systemctl -q enable --now factsd-enforce factsd medical
+expect "with what an image has, nothing is paused" latch clear
+systemctl stop factsd
+expect "a silent agent is a pause" latch paused
+expect "which froze the application" frozen 1
+p=$(pause)
+echo "# the operator's" >> $conf
+dpkg -i --force-depends --force-confold /packages/next/*.deb >/dev/null </dev/null
+expect "the next version is there" sh -c "dpkg-query -W -f '\${Version}' factsd | grep '^1:'"
+expect "still paused after an upgrade" latch paused
+expect "by the same pause" [ "$(pause)" = "$p" ]
+expect "and frozen" frozen 1
+expect "the configuration stays the operator's" grep -qx "# the operator's" $conf
+expect "the package's own lies beside it" grep -qx "# of the next version" $conf.dpkg-dist
+systemctl start factsd
+expect "the agent runs" systemctl -q is-active factsd
+never "an agent that is back ends no pause" frozen 0
+dpkg -i --force-depends --force-confold /packages/factsd_*.deb >/dev/null 2>&1 </dev/null
+expect "rolled back" sh -c "dpkg-query -W -f '\${Version}' factsd | grep -v :"
+expect "both run" sh -c 'systemctl -q is-active factsd-enforce && systemctl -q is-active factsd'
+expect "still paused after a roll-back" latch paused
+expect "by the same pause" [ "$(pause)" = "$p" ]
+expect "the configuration stays the operator's" grep -qx "# the operator's" $conf
+/packages/factsctl resume --device "$(factsd provision -config $conf)" --pause "$p" --key /packages/resume.key --out /packages/order
+factsd resume /packages/order >/dev/null || echo "not ok the order is taken"
+expect "resumed" latch clear
+expect "and thawed" frozen 0
+systemctl stop medical
+dpkg -r factsd >/dev/null
+expect "after the removal configuration and state stay" sh -c "grep -qx '# the operator.s' $conf && test -s /var/lib/miotfacts/enforce/latch.a"
+dpkg -P factsd >/dev/null
+never "after the purge neither does" sh -c "test -e $conf || test -e $conf.dpkg-dist || test -e /var/lib/miotfacts"
+
 dpkg -i --force-depends /packages/factsverifier_*.deb >/dev/null
 runuser -u factsverifier -- factsverifier init /var/lib/factsverifier --host localhost >/dev/null
 sed -i 's/^manifests = .*/without = true/; /^key_lists/d; /^manufacturer_roots/d' /var/lib/factsverifier/factsverifier.toml
@@ -113,73 +139,19 @@ never "it does not run after the removal" systemctl -q is-active factstalk
 expect "the record stays" test -s /var/lib/private/factstalk/talk.record
 dpkg -P factstalk >/dev/null
 never "no record stays after the purge" test -e /var/lib/private/factstalk
-echo done
 `
 
-const insideUnit = `[Unit]
-After=dbus.socket
-[Service]
-Type=oneshot
-ExecStart=/packages/inside
-StandardOutput=file:/packages/log
-ExecStopPost=/usr/bin/systemctl --no-block poweroff
-`
-
-// testBoot boots this machine's own root in a container, over an overlay in
-// memory that is thrown away, with systemd as its first process. There the
-// package is installed and its units run as they are. Of this machine's own
-// services only those start that every service needs.
+// testBoot installs the packages in a machine of its own, and runs their units as
+// they are.
 func testBoot(t *testing.T, dist string) {
-	if os.Geteuid() != 0 {
-		t.Skip("NOT RUN: a container needs root")
-	}
-	program(t, "systemd-nspawn", "systemd-container")
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		t.Skip("NOT RUN: no systemd here to boot")
-	}
-	top := t.TempDir()
-	mount := func(what, where, kind, data string) {
-		if err := syscall.Mount(what, where, kind, 0, data); err != nil {
-			t.Skipf("NOT RUN: cannot mount %s here: %v", kind, err)
-		}
-		t.Cleanup(func() {
-			if err := syscall.Unmount(where, syscall.MNT_DETACH); err != nil {
-				t.Errorf("cannot unmount %s: %v", where, err)
-			}
-		})
-	}
-	mount("tmpfs", top, "tmpfs", "mode=0755")
-	machine := filepath.Join(top, "machine")
-	for _, d := range []string{"upper", "work", "machine"} {
-		if err := os.Mkdir(filepath.Join(top, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	mount("overlay", machine, "overlay", "lowerdir=/,upperdir="+top+"/upper,workdir="+top+"/work")
-	packages := filepath.Join(machine, "packages")
-	units := filepath.Join(machine, "etc/systemd/system")
-	for _, d := range []string{packages, units} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m := newCopy(t)
 	for _, name := range []string{"factsd", "factsverifier", "factstalk"} {
-		deb, err := filepath.Glob(filepath.Join(dist, name+"_*_amd64.deb"))
-		if err != nil || len(deb) != 1 {
-			t.Fatalf("packages: %q, %v", deb, err)
-		}
-		data, err := os.ReadFile(deb[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(packages, filepath.Base(deb[0])), data, 0o644); err != nil {
-			t.Fatal(err)
+		deb := only(t, filepath.Join(dist, name+"_*_amd64.deb"))
+		m.take("packages", deb)
+		if name == "factsd" {
+			m.take("packages/next", newer(t, deb))
 		}
 	}
-	config := strings.NewReplacer(
-		`tpm = "/dev/tpmrm0"`, "", `# file = "/var/lib`, `file = "/var/lib`, `"/etc/miotfacts/manufacturer-root.pub"`, `"/etc/miotfacts/root.pub"`,
-		`operator_roots = ["/etc/miotfacts/operator-root.pub"]`, "operator_roots = []", `url = "tls://verifier.hospital.example:8883"`, `url = ""`,
-	).Replace(read(t, "configs/factsd.toml"))
 	public, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -188,32 +160,63 @@ func testBoot(t *testing.T, dist string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rootKey := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	for path, text := range map[string]string{
-		packages + "/factsd.toml": config, packages + "/root.pub": string(rootKey), packages + "/inside": inside, units + "/inside.service": insideUnit,
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
+	m.write("packages/root.pub", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), 0o644)
+	// The configuration as it comes, for a device without TPM and network.
+	m.write("packages/factsd.toml", strings.NewReplacer(
+		`tpm = "/dev/tpmrm0"`, "", `# file = "/var/lib`, `file = "/var/lib`, `"/etc/miotfacts/manufacturer-root.pub"`, `"/etc/miotfacts/root.pub"`,
+		`operator_roots = ["/etc/miotfacts/operator-root.pub"]`, "operator_roots = []", `url = "tls://verifier.hospital.example:8883"`, `url = ""`,
+	).Replace(read(t, "configs/factsd.toml")), 0o644)
+	factsctl := unpacked(t, dist) + "/bin/factsctl"
+	seed(t, factsctl, m.work, step("freeze", "system.slice/medical.service"))
+	m.take("packages", filepath.Join(m.work, "overlay/etc/miotfacts"), factsctl, filepath.Join(m.work, "resume.key"))
+	m.underSystemd(inside)
+}
+
+// testReadOnly boots an image that is read-only but for the folder for state, with
+// the units as they are, pauses it, and boots it anew as after a factory reset: of
+// all that was written, only that folder is left.
+func testReadOnly(t *testing.T, dist string) {
+	m := newCopy(t)
+	tree := unpacked(t, dist)
+	seed(t, tree+"/bin/factsctl", m.work, step("freeze", "system.slice/medical.service"))
+	m.take("usr/bin", tree+"/bin/factsd")
+	m.take("etc", filepath.Join(m.work, "overlay/etc/miotfacts"))
+	m.take("etc/systemd/system", tree+"/configs/systemd/factsd.service", tree+"/configs/systemd/factsd-enforce.service")
+	m.take("etc/sysusers.d", tree+"/configs/sysusers/miotfacts.conf")
+	m.take("etc/tmpfiles.d", tree+"/configs/tmpfiles/miotfacts.conf")
+	m.write("etc/systemd/system/medical.service", "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", 0o644)
+	m.take("etc/systemd/system/medical.service.d", tree+"/configs/systemd/medical-application.conf")
+	must(t, nil, program(t, "systemd-sysusers", "systemd"), "--root="+m.root, "miotfacts.conf")
+	m.folder(m.root, "var/lib/miotfacts")
+	m.folder(m.work, "state")
+	nspawn := []string{"--read-only", "--bind=" + m.work + "/state:/var/lib/miotfacts", "--tmpfs=/var/tmp", "--tmpfs=/var/log"}
+	start := "never \"the root can be written\" touch /etc/x /usr/x /var/lib/x\n"
+	first := m.underSystemd(start+`systemctl start factsd-enforce factsd medical
+expect "both run" sh -c 'systemctl -q is-active factsd-enforce && systemctl -q is-active factsd'
+expect "nothing is paused" latch clear
+systemctl stop factsd
+expect "a silent agent is a pause" latch paused
+echo "pause $(pause)"
+`, nspawn...)
+	again := m.underSystemd(start+`systemctl start medical
+expect "the enforcer came up before the application" systemctl -q is-active factsd-enforce
+expect "paused" latch paused
+expect "with the application frozen" grep -qx "frozen 1" /sys/fs/cgroup/system.slice/medical.service/cgroup.events
+echo "pause $(pause)"
+`, nspawn...)
+	samePause(t, first, again)
+}
+
+// samePause checks that both runs of a machine were in one pause.
+func samePause(t *testing.T, first, again string) {
+	t.Helper()
+	of := func(log string) string {
+		if m := regexp.MustCompile(`(?m)^pause ([0-9a-f]{8,})$`).FindStringSubmatch(log); m != nil {
+			return m[1]
 		}
+		return ""
 	}
-	if err := os.Remove(filepath.Join(machine, "etc/machine-id")); err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(machine, "etc/machine-id"), nil, 0o444); err != nil {
-		t.Fatal(err)
-	}
-	// A cgroup v2 of its own, whatever this machine has mounted.
-	console, err := command(nil, "unshare", "-m", "sh", "-c", `mount -t tmpfs tmpfs /run && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 77
-exec timeout 120 systemd-nspawn -q -D "$0" --register=no --keep-unit --private-network --system-call-filter="adjtimex clock_adjtime landlock_create_ruleset landlock_add_rule landlock_restrict_self" --console=read-only --boot systemd.unit=inside.service`, machine)
-	log, rerr := os.ReadFile(packages + "/log")
-	if rerr != nil && strings.Contains(console, "Welcome to") {
-		t.Fatalf("it booted, and nothing ran in it: %v\n%s", err, console)
-	}
-	if rerr != nil {
-		t.Skipf("NOT RUN: the container did not boot here: %v\n%s", err, console)
-	}
-	t.Logf("\n%s", log)
-	if strings.Contains(string(log), "not ok") || !strings.HasSuffix(string(log), "done\n") {
-		t.Error("not all went as it has to")
+	if of(first) == "" || of(first) != of(again) {
+		t.Errorf("the pause was %q and is %q", of(first), of(again))
 	}
 }

@@ -23,9 +23,14 @@ func TestDistribution(t *testing.T) {
 	t.Run("archive", func(t *testing.T) { testArchive(t, dist) })
 	t.Run("packages", func(t *testing.T) { testPackages(t, dist) })
 	t.Run("boot", func(t *testing.T) { testBoot(t, dist) })
+	t.Run("install", func(t *testing.T) { testInstall(t, dist) })
+	t.Run("read-only root", func(t *testing.T) { testReadOnly(t, dist) })
+	t.Run("squashfs and busybox", func(t *testing.T) { testBusybox(t, dist) })
+	t.Run("OpenRC", func(t *testing.T) { testOpenRC(t, dist) })
 	t.Run("lintian", func(t *testing.T) {
 		lintian := program(t, "lintian", "lintian")
-		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"), filepath.Join(dist, "factstalk_0.1.0_amd64.deb"))
+		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"), filepath.Join(dist, "factstalk_0.1.0_amd64.deb"),
+			filepath.Join(dist, "factsctl_0.1.0_amd64.deb"), filepath.Join(dist, "factsverifier_0.1.0_amd64.deb"))
 		if err != nil {
 			t.Errorf("lintian: %v\n%s", err, out)
 		}
@@ -39,13 +44,7 @@ func testPackages(t *testing.T, dist string) {
 		t.Skip("NOT RUN: dpkg --root needs root")
 	}
 	program(t, "systemd-sysusers", "systemd")
-	deb := func(name string) string {
-		found, err := filepath.Glob(filepath.Join(dist, name+"_*_amd64.deb"))
-		if err != nil || len(found) != 1 {
-			t.Fatalf("packages %s: %q, %v", name, found, err)
-		}
-		return found[0]
-	}
+	deb := func(name string) string { return only(t, filepath.Join(dist, name+"_*_amd64.deb")) }
 	device := t.TempDir()
 	for path, text := range map[string]string{
 		"var/lib/dpkg/status": "", "var/lib/dpkg/info/format": "1\n", "var/lib/dpkg/updates/.keep": "",
@@ -72,7 +71,7 @@ func testPackages(t *testing.T, dist string) {
 	before := passwd()
 	dpkg := func(args ...string) {
 		t.Helper()
-		must(t, nil, "dpkg", append([]string{"--root=" + device, "--force-script-chrootless", "--force-depends", "--force-not-root"}, args...)...)
+		must(t, nil, "dpkg", append([]string{"--root=" + device, "--force-script-chrootless", "--force-depends", "--force-not-root", "--force-confold"}, args...)...)
 	}
 	is := func(path string) bool {
 		_, err := os.Lstat(filepath.Join(device, path))
@@ -91,6 +90,11 @@ func testPackages(t *testing.T, dist string) {
 		return out
 	}
 
+	for _, name := range []string{"factsd", "factsctl", "factsverifier", "factstalk"} {
+		if files := must(t, nil, "dpkg-deb", "--ctrl-tarfile", deb(name)); strings.Contains(files, "triggers") {
+			t.Errorf("%s has triggers", name)
+		}
+	}
 	dpkg("-i", deb("factsd"), deb("factsctl"), deb("factsverifier"), deb("factstalk"))
 	want("installed", true, "usr/bin/factsd", "usr/bin/factsctl", "usr/bin/factsverifier", "etc/miotfacts/factsd.toml", "lib/systemd/system/factsd-enforce.service",
 		"usr/share/man/man8/factsd.8.gz", "usr/share/man/man1/factsctl.1.gz", "usr/bin/factstalk", "etc/miotfacts/factstalk.toml", "lib/systemd/system/factstalk.service",
@@ -137,7 +141,25 @@ func testPackages(t *testing.T, dist string) {
 
 }
 
-// newer is the package as its next version.
+// only is the file that a pattern means.
+func only(t *testing.T, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s: %q, %v", pattern, found, err)
+	}
+	return found[0]
+}
+
+// unpacked is where the archive for this machine is unpacked to.
+func unpacked(t *testing.T, dist string) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, nil, "tar", "-xzf", only(t, filepath.Join(dist, "*-linux-amd64.tar.gz")), "-C", dir, "--strip-components=1", "--no-same-owner")
+	return dir
+}
+
+// newer is the package as its next version, with another configuration.
 func newer(t *testing.T, deb string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -150,6 +172,7 @@ func newer(t *testing.T, deb string) string {
 	if err := os.WriteFile(dir+"/x/DEBIAN/control", changed, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	must(t, nil, "sh", "-c", `echo "# of the next version" >>"$0"`, dir+"/x/etc/miotfacts/factsd.toml")
 	must(t, nil, "dpkg-deb", "-Znone", "--root-owner-group", "-b", dir+"/x", dir+"/new.deb")
 	return dir + "/new.deb"
 }
@@ -157,16 +180,7 @@ func newer(t *testing.T, deb string) string {
 // An archive holds what it says, and its bill of materials what is linked.
 func testArchive(t *testing.T, dist string) {
 	must(t, nil, "sh", "-c", "cd '"+dist+"' && sha256sum -c SHA256SUMS")
-	find := func(pattern string) string {
-		found, err := filepath.Glob(filepath.Join(dist, pattern))
-		if err != nil || len(found) != 1 {
-			t.Fatalf("%s: %q, %v", pattern, found, err)
-		}
-		return found[0]
-	}
-	archive := find("*-linux-amd64.tar.gz")
-	dir := t.TempDir()
-	must(t, nil, "tar", "-xzf", archive, "-C", dir, "--strip-components=1")
+	dir := unpacked(t, dist)
 	for _, f := range []string{"LICENSE", "THIRD-PARTY", "configs/systemd/factsd.service", "configs/busybox/factsd.init", "docs/install.md"} {
 		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
 			t.Error(err)
@@ -175,7 +189,7 @@ func testArchive(t *testing.T, dist string) {
 	if out := must(t, nil, dir+"/bin/factsd", "version"); !strings.Contains(read(t, "cmd/factsd/main.go"), `var version = "`+strings.TrimSpace(out)+`"`) {
 		t.Errorf("factsd calls itself %q", out)
 	}
-	data, err := os.ReadFile(find("*.cdx.json"))
+	data, err := os.ReadFile(only(t, filepath.Join(dist, "*.cdx.json")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,8 +261,7 @@ func distribute(t *testing.T, port, kinds string) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "run", "./test/packaging/dist", "-out", dir+"/out", "-ports", port, "-kinds", kinds, "-xz", "1")
-	cmd.Dir = root
+	cmd := exec.Command("make", "-s", "-C", root, "dist", "DISTFLAGS=-out "+dir+"/out -ports "+port+" -kinds "+kinds+" -xz 1")
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1767225600")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -27,25 +27,11 @@ func TestProvisionedImage(t *testing.T) {
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ctl := func(args ...string) string { t.Helper(); return must(t, nil, at("factsctl"), args...) }
-	list := func(owner, role, key string) {
-		t.Helper()
-		now := time.Now().UTC()
-		text := fmt.Sprintf("version = 1\nowner = %q\nsequence = 1\n[[key]]\nfile = %q\nrole = %q\nname = \"test\"\nvalid = { from = %s, until = %s }\n",
-			owner, at(key)+".pub", role, now.AddDate(0, 0, -1).Format(time.DateOnly), now.AddDate(1, 0, 0).Format(time.DateOnly))
-		if err := os.WriteFile(at(owner+".toml"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		ctl("keys", "sign", at(owner+".toml"), "--root", at(owner+"-root.key"), "--out", at(owner+".signed"))
-	}
-	for _, key := range []string{"manufacturer-root.key", "operator-root.key", "release.key", "resume.key"} {
-		ctl("key", "new", "--out", at(key))
-	}
-	list("manufacturer", "manifest", "release.key")
-	list("operator", "resume", "resume.key")
+	makeKeys(t, at("factsctl"), dir)
 	ctl("manifest", "new", "--out", at("m.toml"))
 	ctl("manifest", "sign", at("m.toml"), "--key", at("release.key"), "--out", at("m.signed"))
-	ctl("provision", "--out", at("overlay"), "--manifest", at("m.signed"), "--root", at("manufacturer-root.key.pub"), "--keys", at("manufacturer.signed"),
-		"--operator-root", at("operator-root.key.pub"), "--operator-keys", at("operator.signed"), "--key-file", "/var/lib/miotfacts/device.key")
+	ctl("provision", "--out", at("overlay"), "--manifest", at("m.signed"), "--root", at("root.key.pub"), "--keys", at("keys.signed"),
+		"--operator-root", at("hospital.key.pub"), "--operator-keys", at("hospital.signed"), "--key-file", "/var/lib/miotfacts/device.key")
 
 	ids := map[string]bool{}
 	for _, device := range []string{"one", "two"} {
@@ -87,5 +73,26 @@ func TestProvisionedImage(t *testing.T) {
 	}
 	if len(ids) != 2 {
 		t.Errorf("two devices of one image have %d identities", len(ids))
+	}
+}
+
+// makeKeys makes what a manufacturer and an operator have: root.key with
+// keys.signed, hospital.key with hospital.signed, release.key and resume.key.
+func makeKeys(t *testing.T, factsctl, dir string) {
+	t.Helper()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, key := range []string{"root", "hospital", "release", "resume"} {
+		must(t, nil, factsctl, "key", "new", "--out", at(key)+".key")
+	}
+	now := time.Now().UTC()
+	for _, l := range []struct{ owner, role, key, root, list string }{
+		{"manufacturer", "manifest", "release", "root", "keys"}, {"operator", "resume", "resume", "hospital", "hospital"},
+	} {
+		text := fmt.Sprintf("version = 1\nowner = %q\nsequence = 1\n[[key]]\nfile = %q\nrole = %q\nname = \"test\"\nvalid = { from = %s, until = %s }\n",
+			l.owner, at(l.key)+".key.pub", l.role, now.AddDate(0, 0, -1).Format(time.DateOnly), now.AddDate(1, 0, 0).Format(time.DateOnly))
+		if err := os.WriteFile(at(l.owner+".toml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		must(t, nil, factsctl, "keys", "sign", at(l.owner+".toml"), "--root", at(l.root)+".key", "--out", at(l.list)+".signed")
 	}
 }

@@ -95,9 +95,55 @@ func TestDropInsAreConfined(t *testing.T) {
 		t.Errorf("exposure %s is above 2.8, %v", m[1], err)
 	}
 	t.Logf("factsd-enforce.service with drop-ins: %.1f of 10", score)
-	out, err := command([]string{"SYSTEMD_LOG_LEVEL=notice"}, analyze, "verify", "--man=no", "--recursive-errors=no", unit)
-	if strings.Contains(out, "Unknown") || strings.Contains(out, "ignoring") {
-		t.Errorf("%v\n%s", err, out)
+}
+
+// systemd reads each drop-in where its first lines say that it is put: below the
+// unit, whose program is there.
+func TestDropInsVerify(t *testing.T) {
+	analyze := program(t, "systemd-analyze", "systemd")
+	dropIns, err := filepath.Glob(filepath.Join(root, "configs/systemd/*.conf"))
+	if err != nil || len(dropIns) == 0 {
+		t.Fatalf("no drop-ins: %v", err)
+	}
+	verify := func(t *testing.T, text, of string) (string, error) {
+		t.Helper()
+		dir := t.TempDir()
+		unit := "[Service]\nExecStart=/bin/true\n" // the medical application's
+		if of != "medical.service" {
+			unit = strings.ReplaceAll(read(t, "configs/systemd/"+of), "/usr/bin/factsd", "/bin/true")
+		}
+		if err := os.Mkdir(filepath.Join(dir, of+".d"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for path, content := range map[string]string{of: unit, of + ".d/miotfacts.conf": text} {
+			if err := os.WriteFile(filepath.Join(dir, path), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return command([]string{"SYSTEMD_UNIT_PATH=" + dir + ":", "SYSTEMD_LOG_LEVEL=notice"}, analyze, "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, of))
+	}
+	for _, path := range dropIns {
+		name := filepath.Base(path)
+		text := read(t, "configs/systemd/"+name)
+		place := regexp.MustCompile(`/etc/systemd/system/(\S+)\.d/`).FindStringSubmatch(text)
+		if place == nil {
+			t.Fatalf("%s does not say where it is put", name)
+		}
+		units := []string{strings.Replace(place[1], "NAME", "medical", 1)}
+		if name == "32-bit.conf" {
+			units = append(units, "factsd-enforce.service")
+		}
+		for _, unit := range units {
+			t.Run(name+" of "+unit, func(t *testing.T) {
+				if out, err := verify(t, text, unit); err != nil || strings.Contains(out, ".conf") {
+					t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+				}
+				// It has to be able to fail.
+				if out, err := verify(t, text+"\n[Service]\nRestart=alway\n", unit); err == nil && !strings.Contains(out, "alway") {
+					t.Errorf("a wrong drop-in passes: %s", out)
+				}
+			})
+		}
 	}
 }
 
