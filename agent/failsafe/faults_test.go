@@ -45,7 +45,6 @@ const (
 	starting = "start"  // from the start of a paused device to paused and ready
 )
 
-func (w way) chain() string { chain, _, _ := strings.Cut(string(w), "/"); return chain }
 func (w way) does(what string) bool {
 	return strings.HasSuffix(string(w), "/"+what)
 }
@@ -721,7 +720,7 @@ func faultWords(how string) string {
 const faultsHead = `# Faults
 
 What the enforcer did when its system calls failed. ` + "`make test-faults`" + ` writes it, by strace (-e inject), each fault in a
-fresh device; ` + "`make test-faults WAYS=quarantine,sysfs/pause`" + ` only those tables.
+fresh device, in some 20 minutes on two processors; ` + "`make test-faults WAYS=quarantine,sysfs/pause`" + ` only those tables.
 
 Each chain of reactions goes three ways: *pause*, from the request of the measuring process until the chain is in force;
 *resume*, from the signed document until it is undone; *start*, from the start of the enforcer of a paused device, where
@@ -729,7 +728,8 @@ the chain is not in force, until it is ready. The points are the system calls th
 file. Each fails at first use and works from then on (once in each thread), fails for good until the process is killed,
 and kills the process; calls on what is no file also at their second to fourth use. Then the enforcer is started again
 without a fault. The test fails when a confirmed pause or an accepted resume is lost, when the chain is in force on a
-device that is clear, or when what is not as it should be is not said.
+device that is clear, or when what is not as it should be is not said. One thing is no loss: where the TPM could not be
+cleared in a resume, a restart comes back paused, as the TPM says, and says that the resume is void.
 
 The chain *freeze* has all points; those after it only what it has not: opening, reading and writing the same state.
 Not injected: the calls that the Go runtime makes for itself (memory, threads, signals, timers, epoll), where a
