@@ -27,6 +27,7 @@ func TestDistribution(t *testing.T) {
 	t.Run("read-only root", func(t *testing.T) { testReadOnly(t, dist) })
 	t.Run("squashfs and busybox", func(t *testing.T) { testBusybox(t, dist) })
 	t.Run("OpenRC", func(t *testing.T) { testOpenRC(t, dist) })
+	t.Run("RAUC hook cut", func(t *testing.T) { testRAUCHookCut(t, dist) })
 	t.Run("lintian", func(t *testing.T) {
 		lintian := program(t, "lintian", "lintian")
 		out, err := command([]string{"HOME=" + dist}, "env", "--chdir=/", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lintian, "--profile", "debian", "--fail-on", "error", filepath.Join(dist, "factsd_0.1.0_amd64.deb"), filepath.Join(dist, "factstalk_0.1.0_amd64.deb"),

@@ -1,8 +1,11 @@
 package packaging_test
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -83,4 +86,131 @@ func TestRAUC(t *testing.T) {
 			t.Errorf("%s holds %q, want %q (%v)", path, got, want, err)
 		}
 	}
+}
+
+// cutter stands for a program of the hook, of the same name: before, in the middle of
+// or after the call number $CUT it kills the hook.
+const cutter = `#!/bin/sh
+n=$(($(cat "$COUNT") + 1))
+echo $n >"$COUNT"
+name=${0##*/}
+[ $n = "$CUT" ] || exec /bin/$name "$@"
+case $WHEN in
+middle) [ $name != cp ] || head -c 20 "$1" >"$2" ;;
+after) /bin/$name "$@" ;;
+esac
+kill -KILL $PPID
+`
+
+// testRAUCHookCut kills the hook of the worked example before, in and after each of
+// its steps. What both slots share is then of the old system or of the new one, each
+// file whole, never a manifest without the key list that came with it, and factsd
+// takes it; the hook once more ends with the new.
+func testRAUCHookCut(t *testing.T, dist string) {
+	if os.Geteuid() != 0 {
+		t.Skip("NOT RUN: mounting needs root")
+	}
+	tree, work := unpacked(t, dist), t.TempDir()
+	at := func(name string) string { return filepath.Join(work, name) }
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(at(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at(name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(name string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(at(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	seed(t, tree+"/bin/factsctl", work, "[[reaction]]\ndo = \"tell\"\nwithin = \"500ms\"\n")
+	// The next edition of both, as they lie in the new slot.
+	for _, name := range []string{"manufacturer.toml", "m.toml"} {
+		text := string(load(name))
+		if !strings.Contains(text, "sequence = 1") {
+			t.Fatalf("%s has no sequence", name)
+		}
+		write(name, strings.Replace(text, "sequence = 1", "sequence = 2", 1))
+	}
+	if err := os.MkdirAll(at("slot/etc/miotfacts"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	must(t, nil, tree+"/bin/factsctl", "keys", "sign", at("manufacturer.toml"), "--root", at("root.key"), "--out", at("slot/etc/miotfacts/manufacturer-keys.cbor"))
+	must(t, nil, tree+"/bin/factsctl", "manifest", "sign", at("m.toml"), "--key", at("release.key"), "--out", at("slot/etc/miotfacts/manifest.cbor"))
+	write("factsd.toml", strings.NewReplacer("/etc/miotfacts/manifest.cbor", at("lib/miotfacts/manifest.cbor"), "/etc/miotfacts/manufacturer-keys.cbor", at("lib/miotfacts/manufacturer-keys.cbor"),
+		"/etc/miotfacts", at("overlay/etc/miotfacts"), "/var/lib/miotfacts", at("state"), "'factsd'", "'root'", `"factsd"`, `"root"`).Replace(string(load("overlay/etc/miotfacts/factsd.toml"))))
+	must(t, nil, tree+"/bin/factsd", "provision", "-config", at("factsd.toml"))
+	for _, name := range []string{"cp", "sync", "mv"} {
+		write("bin/"+name, cutter)
+	}
+	hook := func(cut int, when string) error {
+		write("count", "0")
+		_, err := command([]string{"RAUC_SLOT_MOUNT_POINT=" + at("slot"), "COUNT=" + at("count"), fmt.Sprint("CUT=", cut), "WHEN=" + when, "PATH=" + at("bin") + ":" + os.Getenv("PATH")},
+			"unshare", "--mount", "sh", "-c", `mount --make-rprivate / && mount --bind "$0" /var/lib && exec sh "$1" slot-post-install`, at("lib"), filepath.Join(root, "configs/rauc/hook.sh"))
+		return err
+	}
+	names := []string{"manufacturer-keys.cbor", "manifest.cbor"}
+	cuts, olds := 0, 0
+	for cut := 1; ; cut++ {
+		whole := false
+		for _, when := range []string{"before", "middle", "after"} {
+			for _, name := range names {
+				write("lib/miotfacts/"+name, string(load("overlay/etc/miotfacts/"+name)))
+			}
+			write("lib/miotfacts/latch", "paused")
+			err := hook(cut, when)
+			steps, cerr := strconv.Atoi(strings.TrimSpace(string(load("count"))))
+			if cerr != nil {
+				t.Fatal(cerr)
+			}
+			if whole = steps < cut; whole {
+				if err != nil {
+					t.Fatalf("the hook, not cut: %v", err)
+				}
+				break
+			}
+			cuts++
+			var isNew [2]bool
+			for i, name := range names {
+				got := load("lib/miotfacts/" + name)
+				isNew[i] = bytes.Equal(got, load("slot/etc/miotfacts/"+name))
+				if !isNew[i] && !bytes.Equal(got, load("overlay/etc/miotfacts/"+name)) {
+					t.Errorf("cut %s step %d: %s is neither the old nor the new one", when, cut, name)
+				}
+			}
+			if isNew[1] && !isNew[0] {
+				t.Errorf("cut %s step %d: the new manifest lies beside the old key list", when, cut)
+			}
+			if !isNew[1] {
+				olds++
+			}
+			if out, err := command(nil, tree+"/bin/factsd", "dry-run", "-config", at("factsd.toml")); err != nil {
+				t.Errorf("cut %s step %d: factsd does not take it: %v\n%s", when, cut, err, out)
+			}
+			if err := hook(0, ""); err != nil {
+				t.Errorf("cut %s step %d: the hook once more: %v", when, cut, err)
+			}
+			for _, name := range names {
+				if !bytes.Equal(load("lib/miotfacts/"+name), load("slot/etc/miotfacts/"+name)) {
+					t.Errorf("cut %s step %d: after the hook once more %s is not the new one", when, cut, name)
+				}
+			}
+			if string(load("lib/miotfacts/latch")) != "paused" {
+				t.Error("the latch was touched")
+			}
+		}
+		if whole {
+			break
+		}
+	}
+	if cuts < 15 || olds == 0 || olds == cuts {
+		t.Errorf("%d cuts, after %d of them with the old manifest", cuts, olds)
+	}
+	t.Logf("%d cuts, after %d of them with the old manifest, after the others with the new", cuts, olds)
 }
