@@ -78,7 +78,7 @@ func TestChangeCutsAWaitShort(t *testing.T) {
 				if tt.busy > 0 && p.during(t.Context(), func(ctx context.Context) { sleep(ctx, tt.busy) }) {
 					t.Error("what ended by itself was cut short")
 				}
-				cut := p.during(t.Context(), func(ctx context.Context) { sleep(ctx, began.Add(time.Minute).Sub(time.Now())) })
+				cut := p.during(t.Context(), func(ctx context.Context) { sleep(ctx, time.Until(began.Add(time.Minute))) })
 				if took := time.Since(began); took < tt.from || took > tt.to || cut != (took < time.Minute) {
 					t.Errorf("ended after %v, want %v to %v; cut short: %t", took, tt.from, tt.to, cut)
 				}
