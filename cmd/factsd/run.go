@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -213,9 +214,15 @@ func enforcerConfig(c *config, log *slog.Logger) (failsafe.Config, error) {
 	if err != nil {
 		return failsafe.Config{}, fail(exitNeeds, "copy the root public keys to the device", err)
 	}
+	var missing []string
 	ueid, err := readIdentity(c)
 	if err != nil {
-		return failsafe.Config{}, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
+		if _, serr := os.Stat(c.stateOf("enforce")); serr != nil {
+			return failsafe.Config{}, fail(exitNeeds, "run factsd provision first", fmt.Errorf("cannot tell which device this is: %w", err))
+		}
+		// A pause is held all the same. By a name that nobody knows no order is made.
+		rand.Read(ueid[:])
+		missing = append(missing, fmt.Sprintf("cannot tell which device this is, no resume will do: %v", err))
 	}
 	broker := ""
 	if u, err := url.Parse(c.Broker.URL); err == nil {
@@ -231,6 +238,7 @@ func enforcerConfig(c *config, log *slog.Logger) (failsafe.Config, error) {
 		ManifestPath: c.Reference.Manifest, KeyLists: c.Reference.KeyLists, Roots: roots, Now: newClock(c, nil).now, Synchronised: synchronised,
 		AppSocket: c.Application.TellSocket, CgroupRoot: c.Enforcer.CgroupRoot, NeverTouch: c.Enforcer.NeverTouch, Logger: log,
 		Verifier: verifier, Network: "/proc/1/ns/net", Sysfs: c.Enforcer.Sysfs, Hooks: reference.HookDir,
+		Missing: missing,
 	}, nil
 }
 
