@@ -120,7 +120,8 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 	defer cancel()
 	sent := make(chan error, 1)
 	go func() { sent <- deliver(ctx, c, d, queue, a, events.Network(), log) }()
-	debug.FreeOSMemory() // what only the start needed
+	// What only the start, and the first report with the logs of the boot, needed.
+	defer time.AfterFunc(time.Minute, debug.FreeOSMemory).Stop()
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	log.Info("measuring", "device", d.ueid, "key", d.protection, "version", version, "clock", wall.words())
 	err = a.Run(ctx)
