@@ -132,10 +132,27 @@ func (h *hands) prepare(ctx context.Context, id []byte, limit time.Duration) (st
 	}
 	defer c.close()
 	words, err := c.untilReady(ctx, id, start, limit-min(holdTime, limit/2))
-	if herr := errors.Join(c.say(fmt.Sprintf("hold %x\n", id)), c.confirm(ctx)); herr != nil {
+	if herr := errors.Join(c.say(fmt.Sprintf("hold %x\n", id)), c.confirmHold(ctx)); herr != nil {
 		err = errors.Join(err, fmt.Errorf("told to hold: %w", herr))
 	}
 	return words, err
+}
+
+// confirmHold waits for the line "ok". What the application said to "prepare" may
+// come first: it had not read of the hold yet.
+func (c *conversation) confirmHold(ctx context.Context) error {
+	end, _ := ctx.Deadline()
+	for {
+		answer, err := c.hear(ctx, end)
+		switch {
+		case err != nil:
+			return err
+		case answer == "ok":
+			return nil
+		case answer != "ready" && !strings.HasPrefix(answer, "wait "):
+			return fmt.Errorf("the application answered %q", answer)
+		}
+	}
 }
 
 // untilReady waits until the application is ready. It returns what it said.

@@ -64,6 +64,7 @@ func TestPrepareThenHold(t *testing.T) {
 		{"refuses", []string{"no\n"}, "ok\n", false, `answered "no"`, 0},
 		{"asks for less than nothing", []string{"wait -1\n"}, "ok\n", false, `answered "wait -1"`, 0},
 		{"says too much", []string{strings.Repeat("x", 100)}, "ok\n", false, "cannot read", 0},
+		{"is ready too late", []string{"wait 1\n"}, "ready\nwait 3\nok\n", false, "did not answer in time", 0},
 		{"does not hold", []string{"ready\n"}, "no\n", false, `told to hold: the application answered "no"`, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -89,6 +90,9 @@ func TestPrepareThenHold(t *testing.T) {
 			e := s.Effects[0]
 			if e.Kind != reference.Prepare || e.Done != tt.done || !strings.Contains(e.Observed, tt.observed) || e.Millis < tt.least || e.Millis > 10*deadline {
 				t.Errorf("%+v, want done %v, %q, %d ms at least", e, tt.done, tt.observed, tt.least)
+			}
+			if strings.HasPrefix(tt.hold, "ready") && strings.Contains(e.Observed, "told to hold: ") {
+				t.Errorf("it did hold: %+v", e)
 			}
 			if !s.Effects[1].Done {
 				t.Errorf("the chain did not go on: %+v", s.Effects)

@@ -28,6 +28,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -395,7 +396,7 @@ func (e *Enforcer) serve(ctx context.Context, conn *net.UnixConn) {
 	for {
 		data, err := readPacket(conn, buf)
 		if err != nil {
-			if !errors.Is(err, errClosed) && ctx.Err() == nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				e.log.Warn("connection closed", "err", err)
 			}
 			return

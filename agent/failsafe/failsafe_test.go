@@ -2,6 +2,7 @@ package failsafe
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -476,6 +478,27 @@ func TestConnectionsAreBounded(t *testing.T) {
 	})
 	if _, err := clients[maxConns].Status(ctx10(t)); err != nil {
 		t.Errorf("after one has left: %v", err)
+	}
+}
+
+// Who asks and hangs up has done nothing wrong: an application may ask every second.
+func TestHangingUpIsNoWarning(t *testing.T) {
+	d := newDevice(t, nil)
+	var log bytes.Buffer
+	d.cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	r := d.start()
+	if _, err := r.client.Status(ctx10(t)); err != nil {
+		t.Fatal(err)
+	}
+	r.client.Close()
+	for gone := false; !gone; runtime.Gosched() {
+		r.connMu.Lock()
+		gone = r.conns[0] == 0
+		r.connMu.Unlock()
+	}
+	r.stop()
+	if strings.Contains(log.String(), "connection closed") {
+		t.Error(log.String())
 	}
 }
 

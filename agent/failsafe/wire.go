@@ -315,16 +315,13 @@ func (c *Client) connect(ctx context.Context) error {
 // connection is not used again after it.
 func (c *Client) interrupt(conn *net.UnixConn) func() { return func() { conn.Close() } }
 
-var errClosed = errors.New("connection was closed")
-
-// readPacket reads one message that is shorter than buf into it.
+// readPacket reads one message that is shorter than buf into it. io.EOF says that the
+// other end has closed.
 func readPacket(conn *net.UnixConn, buf []byte) ([]byte, error) {
 	n, err := conn.Read(buf)
 	switch {
 	case err != nil:
 		return nil, err
-	case n == 0:
-		return nil, errClosed
 	case n == len(buf):
 		return nil, fmt.Errorf("message is longer than %d bytes", len(buf)-1)
 	}
