@@ -143,14 +143,21 @@ type Device struct {
 	Tier     string
 	Findings []struct{ Code, Tier, Text string }
 	Pause    *struct {
-		ID      string
-		Reason  string
-		Effects []struct {
-			Kind, Target, Observed string
-			Done                   bool
-			Millis                 int64 `json:"ms"`
+		ID       string
+		Reason   string
+		Effects  []Effect
+		Deferral *struct {
+			Lasted int64 `json:"ms"` // 0 while it lasts
+			Why    string
 		}
 	}
+}
+
+// An Effect is what a step of a pause was seen to do.
+type Effect struct {
+	Kind, Target, Observed string
+	Done                   bool
+	Millis                 int64 `json:"ms"`
 }
 
 func (d Device) Finding(part string) string {

@@ -227,8 +227,26 @@ func (d *device) medical() string {
 type edition struct {
 	sequence int
 	every    string // between routine reports, "2s"
+	head     string // TOML: further keys of the head
 	boot     string // TOML: what the TPM must prove
 	rules    string // TOML: further rules
+	chain    string // TOML: the reaction; "" for tell and freeze
+}
+
+// tellStep and freezeStep are steps of a chain.
+const tellStep = `[[reaction]]
+do = "tell"
+within = "2s"
+
+`
+
+func (d *device) freezeStep() string {
+	return fmt.Sprintf("[[reaction]]\ndo = \"freeze\"\ntarget = %q\nwithin = \"5s\"\n\n", d.medical())
+}
+
+// prepareStep gives the application so many seconds.
+func prepareStep(seconds int) string {
+	return fmt.Sprintf("[[reaction]]\ndo = \"prepare\"\nwithin = \"%ds\"\n\n", seconds)
 }
 
 // release is the rule of the kernel that runs.
@@ -239,30 +257,40 @@ func (d *device) release(ctx context.Context) (string, error) {
 
 // sign makes and signs the manifest, from what the golden boot looked like.
 func (d *device) sign(ctx context.Context, sequence int) error {
-	release, err := d.release(ctx)
+	e, err := d.golden(ctx, sequence)
 	if err != nil {
 		return err
 	}
-	boot := ""
-	if !d.v.noTPM {
-		digest, err := d.digest(ctx, bootPCRs[:])
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(d.accept, digest) {
-			d.accept = append(d.accept, digest)
-		}
-		var quoted []string
-		for _, a := range d.accept {
-			quoted = append(quoted, strconv.Quote(a))
-		}
-		boot = fmt.Sprintf("[boot]\npcrs = %s\naccept = [%s]\n", strings.ReplaceAll(fmt.Sprint(bootPCRs), " ", ", "), strings.Join(quoted, ", "))
+	return d.author(e)
+}
+
+// golden is a manifest that accepts the present boot.
+func (d *device) golden(ctx context.Context, sequence int) (edition, error) {
+	e := edition{sequence: sequence, every: "2s"}
+	var err error
+	if e.rules, err = d.release(ctx); err != nil || d.v.noTPM {
+		return e, err
 	}
-	return d.author(edition{sequence: sequence, every: "2s", boot: boot, rules: release})
+	digest, err := d.digest(ctx, bootPCRs[:])
+	if err != nil {
+		return e, err
+	}
+	if !slices.Contains(d.accept, digest) {
+		d.accept = append(d.accept, digest)
+	}
+	var quoted []string
+	for _, a := range d.accept {
+		quoted = append(quoted, strconv.Quote(a))
+	}
+	e.boot = fmt.Sprintf("[boot]\npcrs = %s\naccept = [%s]\n", strings.ReplaceAll(fmt.Sprint(bootPCRs), " ", ", "), strings.Join(quoted, ", "))
+	return e, nil
 }
 
 // author writes, lints and signs a manifest.
 func (d *device) author(e edition) error {
+	if e.chain == "" {
+		e.chain = tellStep + d.freezeStep()
+	}
 	text := fmt.Sprintf(`version = 1
 vendor = %q
 model = %q
@@ -271,6 +299,7 @@ valid = { from = 2026-01-01, until = 2035-12-31 }
 enforce = "pause"
 report_every = %q
 resume = { signers = 1, lifetime = "1h" }
+%s
 %s
 [[app]]
 key = 1000
@@ -301,15 +330,7 @@ hold = "1s"
 if_absent = "not-appraised"
 why = "above 500 ml/h the infusion harms"
 
-[[reaction]]
-do = "tell"
-within = "2s"
-
-[[reaction]]
-do = "freeze"
-target = %q
-within = "5s"
-`, lab.Vendor, lab.Model, e.sequence, e.every, e.boot, e.rules, d.medical())
+%s`, lab.Vendor, lab.Model, e.sequence, e.every, e.head, e.boot, e.rules, e.chain)
 	if err := d.Write("manifest.toml", text); err != nil {
 		return err
 	}

@@ -30,21 +30,25 @@ func (m *machine) hmp(command string) error {
 // A moment is a machine and its hospital as they were together: memory, disk, TPM,
 // and what the verifier knew.
 type moment struct {
+	name   string
 	hw     hardware
 	boot   string
+	stage  string // as the verifier had it
 	accept []string
 }
 
 // keep takes the moment down, so that one boot serves many trials.
-func (d *device) keep(ctx context.Context) (*moment, error) {
+func (d *device) keep(ctx context.Context, name string) (*moment, error) {
+	stage := d.Device(d.id).Stage
 	// Stopped in between, both are at the same report.
 	d.dismiss()
-	err := errors.Join(os.RemoveAll(d.Path("kept")), os.MkdirAll(d.Path("kept"), 0o700), d.m.hmp("savevm kept"),
-		program(ctx, nil, "cp", "-a", d.Path("verifier"), d.Path("manifest.cbor"), d.Path("kept")))
+	dir := d.Path("kept-" + name)
+	err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700), d.m.hmp("savevm "+name),
+		program(ctx, nil, "cp", "-a", d.Path("verifier"), d.Path("manifest.cbor"), dir))
 	if err != nil {
 		return nil, err
 	}
-	return &moment{hw: d.m.hw, boot: d.m.boot, accept: slices.Clone(d.accept)}, d.hospital()
+	return &moment{name: name, hw: d.m.hw, boot: d.m.boot, stage: stage, accept: slices.Clone(d.accept)}, d.hospital()
 }
 
 // back goes back to a moment. The machine's clock is set: it has slept.
@@ -57,7 +61,8 @@ func (d *device) back(ctx context.Context, to *moment) error {
 			return err
 		}
 	}
-	err := errors.Join(d.m.hmp("loadvm kept"), os.RemoveAll(d.Path("verifier")), program(ctx, nil, "cp", "-a", d.Path("kept/verifier"), d.Path("kept/manifest.cbor"), d.Dir))
+	dir := d.Path("kept-" + to.name)
+	err := errors.Join(d.m.hmp("loadvm "+to.name), os.RemoveAll(d.Path("verifier")), program(ctx, nil, "cp", "-a", dir+"/verifier", dir+"/manifest.cbor", d.Dir))
 	if err != nil {
 		return err
 	}
@@ -73,5 +78,5 @@ func (d *device) back(ctx context.Context, to *moment) error {
 	if !d.Until("", 2*time.Minute, func() bool { return d.Device(d.id).Sequence > seen }) {
 		return errors.New("no report after going back to the moment that was kept")
 	}
-	return d.stage("operating", time.Minute)
+	return d.stage(to.stage, time.Minute)
 }

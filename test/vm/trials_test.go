@@ -21,6 +21,7 @@ func trials() []trial {
 	return []trial{
 		{"units", false, unitChecks},
 		{"network", false, network},
+		{"application", true, application},
 		{"cuts", false, cuts},
 		{"changed", true, changed},
 		{"watchdog", true, watchdogs},
@@ -28,6 +29,8 @@ func trials() []trial {
 		{"packages", true, packages},
 		{"slots", true, slots},
 		{"clock", true, clock},
+		{"dropins", true, dropins},
+		{"cost", true, cost},
 	}
 }
 
@@ -54,7 +57,7 @@ func (b *bench) full(ctx context.Context, k *kit, d *device, how string) error {
 		}
 		if how != "quick" {
 			if begin == nil {
-				begin, err = d.keep(ctx)
+				begin, err = d.keep(ctx, "begin")
 			} else {
 				err = d.back(ctx, begin)
 			}

@@ -306,7 +306,7 @@ func (d *device) resetPaused(ctx context.Context) (string, error) {
 // medical application kept away. The application writes down in which boot it
 // starts: what a reset loses of that is of the boot before.
 func (d *device) stillPaused(ctx context.Context) (string, error) {
-	if err := d.m.awaits(ctx, 3*time.Minute, "the enforcer says paused", "factsd status | grep -qx 'latch: paused'"); err != nil {
+	if err := d.m.awaits(ctx, 10*time.Minute, "the enforcer says paused", "factsd status | grep -qx 'latch: paused'"); err != nil {
 		return "", err
 	}
 	if d.v.busybox {
@@ -317,7 +317,7 @@ func (d *device) stillPaused(ctx context.Context) (string, error) {
 		_, err := d.m.run(ctx, `grep -qx "latch: paused $(cat /proc/sys/kernel/random/boot_id)" /var/lib/medical-started`)
 		return "it started after the latch, and was frozen", err
 	}
-	if err := d.m.awaits(ctx, 3*time.Minute, "the application was tried and held back", `[ "$(systemctl show -P NRestarts medical)" -ge 1 ]`); err != nil {
+	if err := d.m.awaits(ctx, 10*time.Minute, "the application was tried and held back", `[ "$(systemctl show -P NRestarts medical)" -ge 1 ]`); err != nil {
 		return "", err
 	}
 	if d.m.holds(ctx, `grep -qx "$(cat /proc/sys/kernel/random/boot_id)" /var/lib/medical-started`) {
