@@ -47,6 +47,17 @@ pid=$(systemctl show -P MainPID factsd-enforce)
 never "it has no network" sh -c "[ \"\$(readlink /proc/$pid/ns/net)\" = \"\$(readlink /proc/1/ns/net)\" ]"
 expect "it has a socket of the packet filter" sh -c "tr '\\0' '\\n' < /proc/$pid/environ | grep -qx LISTEN_FDNAMES=netfilter"
 expect "that is in the device's network" sh -c "awk '{print \$10}' /proc/net/netlink | grep -qx \"\$(readlink /proc/$pid/fd/3 | tr -dc 0-9)\""
+# What the unit forbids costs no fact: as its user, with and without all that.
+dpkg -i --force-depends /packages/factsctl_*.deb >/dev/null
+facts() { sed -e 's,^ExecStart=.*,ExecStart=/usr/bin/factsctl facts now,' -e 's/^Type=.*/Type=oneshot/' -e '/^Restart/d' -e '/^WatchdogSec=/d' -e '/Directory/d' -e "s,^User=,StandardOutput=truncate:/packages/$1.out\n&," "$2" > "/etc/systemd/system/$1.service"; systemctl daemon-reload
+	systemctl start "$1"; sed -n 's/^\([a-z_.]*\) .* *\(absent\|unreadable\|malformed\|late\): .*/\1 \2/p' "/packages/$1.out" | sort > "/packages/$1"; head -3 "/packages/$1.out"; }
+printf '[Service]\nType=oneshot\nUser=factsd\nGroup=factsd\nExecStart=\n' > /packages/plain.unit
+facts inside-facts /lib/systemd/system/factsd.service
+facts plain-facts /packages/plain.unit
+expect "there are facts without a value in a container" test -s /packages/plain-facts
+diff /packages/plain-facts /packages/inside-facts > /packages/facts-diff
+cat /packages/facts-diff
+expect "the unit costs no fact but the clock, which the enforcer tells" sh -c '[ "$(grep "^[<>]" /packages/facts-diff)" = "> time.synchronised unreadable" ]'
 never "no stick is looked at before it is enabled" systemctl -q is-enabled factsd-resume
 systemctl -q enable factsd-resume
 expect "a stick with its label would bring it" test -L '/etc/systemd/system/dev-disk-by\x2dlabel-MIOTFACTS.device.wants/factsd-resume.service'
@@ -145,7 +156,7 @@ never "no record stays after the purge" test -e /var/lib/private/factstalk
 // they are.
 func testBoot(t *testing.T, dist string) {
 	m := newCopy(t)
-	for _, name := range []string{"factsd", "factsverifier", "factstalk"} {
+	for _, name := range []string{"factsd", "factsctl", "factsverifier", "factstalk"} {
 		deb := only(t, filepath.Join(dist, name+"_*_amd64.deb"))
 		m.take("packages", deb)
 		if name == "factsd" {
