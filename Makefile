@@ -8,6 +8,7 @@ BUDGET      ?= arm64=8500000 armv7=8000000
 # computes and schedules: without it a signature on 32 bits takes four times as long.
 DENSE       := -gcflags=all=-l $(patsubst %,-gcflags=%=,$(addprefix crypto/internal/fips140/,nistec/... bigmod aes/... sha256 sha512 subtle) encoding/binary internal/... math/bits runtime/...)
 FUZZTIME    ?= 10s
+FUZZDIR     ?= .
 DOCS        ?= docs
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -106,8 +107,8 @@ demo-clean: ## Remove what a demo left behind that was killed
 
 # Without the limit Go tries for a minute to make each new input smaller, and does
 # nothing else: FuzzUKI ran 9 inputs a minute, and runs 10,000 a second.
-fuzz: ## Fuzz each target for FUZZTIME (10s)
-	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+fuzz: ## Fuzz each target below FUZZDIR (all) for FUZZTIME (10s)
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' $(FUZZDIR) | xargs -n1 dirname | sort -u); do \
 	  list=$$($(GO) test -list '^Fuzz' $$dir); \
 	  for f in $$(echo "$$list" | grep '^Fuzz'); do \
 	    echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$dir; \
