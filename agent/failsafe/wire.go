@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/miotfacts/miotfacts/appraise"
 	"github.com/miotfacts/miotfacts/attest/cose"
@@ -190,7 +191,7 @@ type Client struct {
 	mu     sync.Mutex
 	conn   *net.UnixConn // nil without a connection
 	buf    []byte        // of one answer
-	clock  uint8         // as in the last answer
+	clock  atomic.Uint32 // as the last answer on conn has it; 0 without one. Not under mu: who looks does not wait for an answer
 }
 
 // Dial returns a client of the enforcer that listens at socket.
@@ -234,6 +235,7 @@ func (c *Client) Close() {
 }
 
 func (c *Client) drop() {
+	c.clock.Store(0)
 	if c.conn != nil {
 		c.conn.Close()
 		c.conn = nil
@@ -259,19 +261,18 @@ func (c *Client) ask(ctx context.Context, r request) (Status, error) {
 		return Status{}, fmt.Errorf("cannot ask the enforcer: %w", err)
 	}
 	s, err := decodeResponse(answer)
-	c.clock = s.Clock
+	c.clock.Store(uint32(s.Clock))
 	return s, err
 }
 
 // Synchronised reports whether a time source disciplines the kernel's clock, as the
 // enforcer said last.
 func (c *Client) Synchronised() (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conn == nil || c.clock == 0 {
+	clock := c.clock.Load()
+	if clock == 0 {
 		return false, errors.New("the enforcer has not said whether the clock is synchronised")
 	}
-	return c.clock == 2, nil
+	return clock == 2, nil
 }
 
 func (c *Client) exchange(ctx context.Context, data []byte) ([]byte, error) {

@@ -68,9 +68,11 @@ func run(ctx context.Context, c *config, log *slog.Logger, _ io.Writer) error {
 		return fail(exitUsage, "see device.tamper_lines in configs/factsd.toml", err)
 	}
 	enforcer := failsafe.Dial(c.Enforcer.Socket)
-	if _, err := enforcer.Status(ctx); err != nil { // what the clock is, before the first round
+	asking, asked := context.WithTimeout(ctx, time.Second) // measuring does not wait for it
+	if _, err := enforcer.Status(asking); err != nil {     // what the clock is, before the first round
 		log.Warn("cannot ask the enforcer yet", "err", err)
 	}
+	asked()
 	options.Synchronised = enforcer.Synchronised
 	options.EnergyModel = func() (linux.EnergyModel, bool) {
 		m := a.EnergyModel()
