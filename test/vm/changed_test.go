@@ -158,6 +158,14 @@ func (d *device) recorded(ctx context.Context, sequence int, name string, files 
 // device says that it operates: an agent says what it likes. The verifier sees in
 // the kernel's list what was run.
 func (d *device) otherAgent(ctx context.Context) (string, error) {
+	// What is still to start would be as unknown as the agent: the boot goes to its end
+	// first, and the recording's own programs run once.
+	if err := d.m.awaits(ctx, 5*time.Minute, "systemd is running", "systemctl is-system-running --wait"); err != nil {
+		return "", err
+	}
+	if _, err := d.recorded(ctx, 3, "1", true); err != nil {
+		return "", err
+	}
 	e, err := d.recorded(ctx, 3, "1", true)
 	if err != nil {
 		return "", err

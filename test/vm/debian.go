@@ -19,7 +19,7 @@ const kernelPackage = "linux-image-6.12-cloud-arm64"
 
 func rootPackages() []string {
 	return strings.Fields(`systemd systemd-sysv udev dbus tpm-udev kmod procps iproute2 base-files base-passwd coreutils
-		dash bash sed grep mawk util-linux login passwd libc-bin dpkg tar gzip xz-utils diffutils findutils`)
+		dash bash sed grep mawk util-linux login passwd libc-bin dpkg tar gzip xz-utils diffutils findutils nftables`)
 }
 
 func bootPackages() []string { return []string{"busybox-static", "systemd-boot-efi"} }
@@ -198,7 +198,7 @@ func extract(ctx context.Context, dir string, debs []string) error {
 }
 
 // treeVersion changes when finishRoot does.
-const treeVersion = "2"
+const treeVersion = "3"
 
 // finishRoot does what the packages' own scripts would have done, as far as the
 // machine needs it.
@@ -261,5 +261,5 @@ func finishRoot(ctx context.Context, root, boot string) error {
 			return err
 		}
 	}
-	return copyModules(boot, filepath.Join(root, "usr/lib/modules"), []string{"softdog", "nf_tables", "nft_ct"})
+	return copyModules(boot, filepath.Join(root, "usr/lib/modules"), []string{"softdog", "nf_tables", "nft_ct", "vfat", "nls_cp437", "nls_ascii"})
 }

@@ -9,6 +9,17 @@ import (
 	"time"
 )
 
+// firewall is what the hospital's own people filter, as Debian's nftables.service
+// loads it: it throws out everything that was there.
+const firewall = `flush ruleset
+table inet hospital {
+	chain input {
+		type filter hook input priority filter; policy accept;
+		tcp dport 9 drop
+	}
+}
+`
+
 // dropins boots the enforcer with quarantine.conf and steps.conf, and with a chain
 // that needs them. That the kernel's read-ahead stands for a register is of no
 // consequence: what counts is that systemd lets the enforcer write there.
@@ -24,7 +35,7 @@ func dropins(ctx context.Context, b *bench, _ *kit, d *device) {
 			return "", err
 		}
 		_, broker, _ := strings.Cut(d.Broker, ":")
-		files := map[string][]byte{}
+		files := map[string][]byte{"etc/nftables.conf": []byte(firewall)}
 		for _, name := range []string{"quarantine", "steps"} {
 			text, err := os.ReadFile("../../configs/systemd/" + name + ".conf")
 			if err != nil {
@@ -37,7 +48,7 @@ func dropins(ctx context.Context, b *bench, _ *kit, d *device) {
 			return "", err
 		}
 		out, code, err := m.link.run(ctx, fmt.Sprintf(`set -e; tar -x -C /
-			sed -i 's|^\[enforcer\]$|&\nverifier = ["10.0.2.2:%s"]\nsysfs = ["%s"]|' /etc/miotfacts/factsd.toml; systemctl daemon-reload`, broker, file), packed, time.Minute)
+			sed -i 's|^\[enforcer\]$|&\nverifier = ["10.0.2.2:%s"]\nsysfs = ["%s"]|' /etc/miotfacts/factsd.toml; systemctl daemon-reload; systemctl -q enable --now nftables`, broker, file), packed, time.Minute)
 		if err != nil || code != 0 {
 			return "", errors.Join(err, fmt.Errorf("exit status %d: %s", code, out))
 		}
@@ -66,6 +77,10 @@ within = "2s"
 		if !reaches(page) || !reaches(broker) {
 			return "", errors.New("before the pause the machine does not reach the verifier's page and broker")
 		}
+		rules, err := m.run(ctx, "nft list ruleset")
+		if err != nil {
+			return "", err
+		}
 		if _, err := d.cross(ctx); err != nil {
 			return "", err
 		}
@@ -79,13 +94,26 @@ within = "2s"
 			case !reaches(broker):
 				return fmt.Errorf("%s: it does not reach the broker", when)
 			}
-			return d.reported()
+			theirs, err := m.run(ctx, "nft list table inet hospital")
+			if err == nil && theirs != rules {
+				err = fmt.Errorf("%s: the hospital's table was\n%s\nand is\n%s", when, rules, theirs)
+			}
+			return errors.Join(err, d.reported())
 		}
 		if err := closed("paused"); err != nil {
 			return "", err
 		}
 		said, err := m.run(ctx, "factsd status | grep -E '^step: (quarantine|sysfs)' | tr '\\n' ' '")
 		if err != nil {
+			return "", err
+		}
+		if _, err := m.run(ctx, "systemctl reload nftables"); err != nil {
+			return "", err
+		}
+		if err := m.awaits(ctx, time.Minute, "the firewall's reload has not opened the network for long", "! timeout 5 bash -c 'exec 3<>/dev/tcp/10.0.2.2/"+page+"'"); err != nil {
+			return "", err
+		}
+		if err := closed("after the firewall's reload"); err != nil {
 			return "", err
 		}
 		if _, err := d.resetPaused(ctx); err != nil {
@@ -100,7 +128,14 @@ within = "2s"
 		if !reaches(page) {
 			return "", errors.New("after the resume it does not reach the verifier's page")
 		}
+		after, err := m.run(ctx, "nft list ruleset")
+		if err != nil {
+			return "", err
+		}
+		if after != rules {
+			return "", fmt.Errorf("the rules before the pause were\n%s\nand are after it\n%s", rules, after)
+		}
 		_, err = m.run(ctx, "grep -qx "+before+" "+file)
-		return said, err
+		return said + " rules as before", err
 	})
 }

@@ -29,6 +29,7 @@ type hardware struct {
 	esp      string // image of the disk with the EFI system partition, or ""
 	root     string // image of the root disk
 	noTPM    bool
+	port     bool // with a free PCI Express port, for what is plugged in later
 }
 
 // A machine is QEMU with its software TPM.
@@ -99,6 +100,9 @@ func (m *machine) start(ctx context.Context) error {
 		"-chardev", "socket,id=link,server=on,wait=off,path="+m.path("link.sock"), "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=link,name=miotfacts.test",
 		"-qmp", "unix:"+m.path("qmp.sock")+",server=on,wait=off")
 	args = append(args, "-serial", "file:"+m.path("console.log"))
+	if m.hw.port {
+		args = append(args, "-device", "pcie-root-port,id=socket,chassis=1")
+	}
 	if !m.hw.noTPM {
 		m.swtpm = exec.Command("swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", "dir="+m.path("tpm"), "--ctrl", "type=unixio,path="+m.path("tpm.sock"))
 		m.swtpm.SysProcAttr = dies
@@ -203,6 +207,30 @@ func (m *machine) reset(ctx context.Context) error {
 func (m *machine) cable(in bool) error {
 	_, err := m.qmp.execute("set_link", map[string]any{"name": "net", "up": in})
 	return err
+}
+
+// plug puts a disk that cannot be written into the free port.
+func (m *machine) plug(image string) error {
+	if _, err := m.qmp.execute("blockdev-add", map[string]any{"node-name": "stick", "driver": "raw", "read-only": true, "file": map[string]any{"driver": "file", "filename": image}}); err != nil {
+		return err
+	}
+	_, err := m.qmp.execute("device_add", map[string]any{"driver": "virtio-blk-pci", "id": "stick", "drive": "stick", "bus": "socket"})
+	return err
+}
+
+// pull takes it out again. The kernel is asked, and lets go of it after some seconds.
+func (m *machine) pull(ctx context.Context) error {
+	if _, err := m.qmp.execute("device_del", map[string]any{"id": "stick"}); err != nil {
+		return err
+	}
+	var err error
+	if !until(ctx, time.Minute, func() bool {
+		_, err = m.qmp.execute("blockdev-del", map[string]any{"node-name": "stick"})
+		return err == nil
+	}) {
+		return fmt.Errorf("the stick is still in use after a minute: %w", err)
+	}
+	return nil
 }
 
 // off pulls the plug.

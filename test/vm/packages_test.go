@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -107,9 +106,19 @@ func (d *device) goesOn(seen uint64) error {
 }
 
 // cutUpdates presses the reset button at moments spread over an update of the
-// package. The agent must be one or the other, whole, and go on where it was.
+// package, and over the way back. Each cut begins at a moment that was kept. The
+// agent must be one or the other, whole, and go on where it was, and the update must
+// be possible once more.
 func (d *device) cutUpdates(ctx context.Context, b *bench, dpkg func(string) string, old string) (string, error) {
 	m, n := d.m, b.cuts
+	before, err := d.keep(ctx, "old")
+	if err != nil {
+		return "", err
+	}
+	if err := d.reported(); err != nil {
+		return "", err
+	}
+	seen := d.Device(d.id).Sequence
 	text, err := m.run(ctx, "a=$(cut -d' ' -f1 /proc/uptime); { "+dpkg("-i "+coming)+"; } >/dev/null; b=$(cut -d' ' -f1 /proc/uptime); sync; echo $a $b")
 	if err != nil {
 		return "", err
@@ -118,33 +127,44 @@ func (d *device) cutUpdates(ctx context.Context, b *bench, dpkg func(string) str
 	if _, err := fmt.Sscan(text, &from, &to); err != nil {
 		return "", fmt.Errorf("times %q: %w", text, err)
 	}
+	if err := d.goesOn(seen); err != nil {
+		return "", err
+	}
+	after, err := d.keep(ctx, "new")
+	if err != nil {
+		return "", err
+	}
 	found := map[string]int{}
 	for i := range n {
-		next := present
+		base, next, way := before, coming, "update"
 		if i%2 == 1 {
-			next = coming
+			base, next, way = after, present, "way back"
 		}
-		after := (to - from) * float64(i+1) / float64(n+1)
+		at := (to - from) * float64(i+1) / float64(n+1)
+		when := fmt.Sprintf("%.2f s after the begin of the %s", at, way)
+		if err := d.back(ctx, base); err != nil {
+			return "", fmt.Errorf("before cut %d: %w", i+1, err)
+		}
 		seen := d.Device(d.id).Sequence
-		if _, err := m.run(ctx, fmt.Sprintf("({ %s; } >/dev/null &) ; sleep %.2f", dpkg("-i "+next), after)); err != nil {
+		if _, err := m.run(ctx, fmt.Sprintf("({ %s; } >/dev/null &) ; sleep %.2f", dpkg("-i "+next), at)); err != nil {
 			return "", err
 		}
-		at := strconv.FormatFloat(after, 'f', 2, 64) + " s after the begin of the update"
 		if err := m.reset(ctx); err != nil {
-			return "", fmt.Errorf("%s: %w", at, err)
+			return "", fmt.Errorf("%s: %w", when, err)
 		}
 		if err := d.goesOn(seen); err != nil {
-			return "", fmt.Errorf("%s: %w", at, err)
+			return "", fmt.Errorf("%s: %w", when, err)
 		}
 		version, err := m.run(ctx, "factsd version")
 		if err != nil || !strings.HasSuffix(version, old) && !strings.HasSuffix(version, nextVersion) {
-			return "", fmt.Errorf("%s: version %q, %w", at, version, err)
+			return "", fmt.Errorf("%s: version %q, %w", when, version, err)
 		}
-		found[version]++
-		b.t.Logf("in mid-update: %d of %d, %s: %s", i+1, n, at, version)
-		if _, err := m.run(ctx, dpkg("-i "+next)+"; sync"); err != nil {
-			return "", fmt.Errorf("%s, the update again: %w", at, err)
+		fields := strings.Fields(version)
+		found[fields[len(fields)-1]+" after a cut in the "+way]++
+		b.t.Logf("in mid-update: %d of %d, %s: %s", i+1, n, when, version)
+		if out, err := m.run(ctx, dpkg("-i "+next)+" && ! dpkg --audit | grep . && sync"); err != nil {
+			return "", fmt.Errorf("%s, once more: %w\n%s", when, err, out)
 		}
 	}
-	return fmt.Sprintf("%d of %d, over %.1f s; found after the cut: %v", n, n, to-from, found), nil
+	return fmt.Sprintf("%d of %d, over %.1f s; found: %v", n, n, to-from, found), nil
 }

@@ -30,6 +30,8 @@ func trials() []trial {
 		{"slots", true, slots},
 		{"clock", true, clock},
 		{"dropins", true, dropins},
+		{"stick", true, stick},
+		{"day", true, day},
 		{"cost", true, cost},
 	}
 }
