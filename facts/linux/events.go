@@ -139,11 +139,9 @@ func NewEvents(root *Root, opt Options, log *slog.Logger) *Events {
 	}
 	if root.Live() {
 		e.kernel = []func() (*channel, error){openRouteEvents, openUevents, newFileWatch(opt).open, openMountEvents}
-		for _, p := range []struct {
-			path  string
-			topic topic
-		}{{"cpu", topicCPUPressure}, {"memory", topicMemoryPressure}} {
-			e.kernel = append(e.kernel, func() (*channel, error) { return openPressure("/proc/pressure/"+p.path, p.topic) })
+		for _, p := range []*pressureEvents{{resource: "cpu", topic: topicCPUPressure}, {resource: "memory", topic: topicMemoryPressure}} {
+			p.passed = passed("pressure-" + p.resource)
+			e.kernel = append(e.kernel, p.open)
 		}
 		if opt.TamperLines != nil {
 			e.kernel = append(e.kernel, opt.TamperLines.channels()...)

@@ -266,7 +266,7 @@ func TestPressureEvents(t *testing.T) {
 	if _, err := os.Stat("/proc/pressure/cpu"); err != nil {
 		t.Skip("NOT RUN: this kernel has no pressure stall information")
 	}
-	l := listen(t, openRoot(t, "/"), false, func() (*channel, error) { return openPressure("/proc/pressure/cpu", topicCPUPressure) })
+	l := listen(t, openRoot(t, "/"), false, (&pressureEvents{resource: "cpu", topic: topicCPUPressure, passed: -1}).open)
 	l.want(topicCPUPressure)
 	// More threads than processors want to run.
 	var stop atomic.Bool
@@ -282,6 +282,57 @@ func TestPressureEvents(t *testing.T) {
 		defer cmd.Process.Kill()
 	}
 	l.want(topicCPUPressure)
+}
+
+// What the service manager opened is used, once; afterwards the agent's own.
+func TestPassedPressure(t *testing.T) {
+	if os.Getenv("LISTEN_FDNAMES") == "other:pressure-cpu" { // in the process below
+		fd := passed("pressure-cpu")
+		if fd != 4 || passed("other") != 3 || passed("pressure-memory") != -1 {
+			t.Fatalf("passed: %d, %d and %d", fd, passed("other"), passed("pressure-memory"))
+		}
+		p := &pressureEvents{resource: "cpu", topic: topicCPUPressure, passed: fd}
+		if c, err := p.open(); err != nil || c.fd != fd {
+			t.Fatalf("not the file that was passed: %+v, %v", c, err)
+		}
+		if c, err := p.open(); err != nil || c.fd == fd {
+			t.Errorf("opened anew: %+v, %v", c, err)
+		}
+		// One that has a trigger is as good; one of another kind is of no use.
+		p.passed = fd
+		if c, err := p.open(); err != nil || c.fd != fd {
+			t.Errorf("one that has a trigger: %+v, %v", c, err)
+		}
+		p.passed = 3
+		if c, err := p.open(); err != nil || setTrigger(c.fd) != unix.EBUSY {
+			t.Errorf("one of another kind: %+v, %v", c, err)
+		}
+		for name, value := range map[string]string{"LISTEN_PID": "1", "LISTEN_FDS": "1"} {
+			t.Run(name, func(t *testing.T) {
+				t.Setenv(name, value)
+				if fd := passed("pressure-cpu"); fd != -1 {
+					t.Errorf("took descriptor %d", fd)
+				}
+			})
+		}
+		return
+	}
+	pressure, err := os.OpenFile("/proc/pressure/cpu", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("NOT RUN: this kernel has no pressure stall information for us: ", err)
+	}
+	defer pressure.Close()
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run '^TestPassedPressure$'`, os.Args[0])
+	cmd.Env = append(os.Environ(), "LISTEN_FDS=2", "LISTEN_FDNAMES=other:pressure-cpu")
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	cmd.ExtraFiles = []*os.File{null, pressure}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 func TestBusEvents(t *testing.T) {

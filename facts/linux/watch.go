@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,26 +24,67 @@ func openMountEvents() (*channel, error) {
 	return &channel{name: "mountinfo", fd: fd, poll: unix.EPOLLPRI, topics: t, take: func(int, []byte) (hits, bool, error) { return t, false, nil }}, nil
 }
 
-// pressureTrigger asks to be told when tasks waited for 100 ms within 1 s; who
-// may not choose the window gets one of 2 s (kernel, accounting/psi).
-var pressureTrigger = []string{"some 100000 1000000", "some 200000 2000000"}
+// pressureTriggers ask to be told when tasks waited that long (µs) within a window
+// (µs). The kernel looks ten times a window and tells at most once in each, and of a
+// stall that begins at rest 50 ms later at the earliest, with the shortest window that
+// there is. From who opened the file without CAP_SYS_RESOURCE it takes only windows
+// of 2 s, and looks only when it makes its averages, every 2 s (kernel,
+// accounting/psi; kernel/sched/psi.c).
+var pressureTriggers = []string{"some 25000 500000", "some 200000 2000000"}
 
-// openPressure sets a trigger on a file of pressure stall information.
-func openPressure(path string, t topic) (*channel, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range pressureTrigger {
-		if _, err = unix.Write(fd, append([]byte(s), 0)); err == nil {
-			break
+// pressureEvents waits for the stalls of a resource, "cpu" or "memory".
+type pressureEvents struct {
+	resource string
+	topic    topic
+	passed   int // descriptor of the file, opened by who may have the short window; -1 without
+}
+
+// open sets a trigger on the file of pressure stall information.
+func (p *pressureEvents) open() (*channel, error) {
+	path := "/proc/pressure/" + p.resource
+	fd := p.passed
+	p.passed = -1 // a broken one is closed, and cannot be had again
+	if fd >= 0 {
+		// One that has a trigger already takes no other, and is used as it is.
+		if err := setTrigger(fd); err != nil && err != unix.EBUSY {
+			unix.Close(fd)
+			fd = -1
 		}
 	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("cannot set trigger on %s: %w", path, err)
+	if fd < 0 {
+		var err error
+		if fd, err = unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
+			return nil, err
+		}
+		if err := setTrigger(fd); err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("cannot set trigger on %s: %w", path, err)
+		}
 	}
-	return &channel{name: "pressure", fd: fd, poll: unix.EPOLLPRI, topics: of(t), take: func(int, []byte) (hits, bool, error) { return of(t), false, nil }}, nil
+	t := of(p.topic)
+	return &channel{name: "pressure", fd: fd, poll: unix.EPOLLPRI, topics: t, take: func(int, []byte) (hits, bool, error) { return t, false, nil }}, nil
+}
+
+func setTrigger(fd int) (err error) {
+	for _, s := range pressureTriggers {
+		if _, err = unix.Write(fd, append([]byte(s), 0)); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// passed returns the descriptor that the service manager opened and passed to this
+// process under name (sd_listen_fds(3)), -1 without one.
+func passed(name string) int {
+	const first = 3 // SD_LISTEN_FDS_START
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	i := slices.Index(strings.Split(os.Getenv("LISTEN_FDNAMES"), ":"), name)
+	if err != nil || i < 0 || i >= n || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return -1
+	}
+	unix.CloseOnExec(first + i)
+	return first + i
 }
 
 const (

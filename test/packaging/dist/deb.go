@@ -32,6 +32,7 @@ func debPackages() []debPackage {
 			"usr/lib/tmpfiles.d/miotfacts.conf":                      "configs/tmpfiles/miotfacts.conf",
 			"usr/share/doc/factsd/examples/medical-application.conf": "configs/systemd/medical-application.conf",
 			"usr/share/doc/factsd/examples/quarantine.conf":          "configs/systemd/quarantine.conf",
+			"usr/share/doc/factsd/examples/pressure.conf":            "configs/systemd/pressure.conf",
 			"usr/share/doc/factsd/examples/steps.conf":               "configs/systemd/steps.conf",
 			"usr/share/doc/factsd/examples/watchdog.conf":            "configs/systemd/watchdog.conf",
 			"usr/share/doc/factsd/examples/verifier.conf":            "configs/systemd/verifier.conf",
