@@ -262,7 +262,11 @@ func (s *session) subscribe() error {
 	p := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
 	p.MessageID = s.next()
 	for _, topic := range s.topics() {
-		p.Topics, p.Qoss = append(p.Topics, topic), append(p.Qoss, 1)
+		qos := byte(1)
+		if topic == s.cfg.topic(TopicReceipt) {
+			qos = 0 // one that is lost is made up for by sending again
+		}
+		p.Topics, p.Qoss = append(p.Topics, topic), append(p.Qoss, qos)
 	}
 	return s.conn.write(p)
 }

@@ -75,7 +75,14 @@ func run(args []string) error {
 		return err
 	}
 	if len(args) == 2 && args[0] == "agent" { // that part alone
-		return agent(args[1])
+		return agent(self, args[1])
+	}
+	if len(args) == 3 && (args[0] == kindBare || args[0] == kindStored) {
+		c, err := measureBare(args[0], args[1], args[2])
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(c)
 	}
 	if len(args) == 3 && args[0] == kindCrowd {
 		return inside(self, args[2])
@@ -148,7 +155,7 @@ func run(args []string) error {
 	if err := crowd(self); err != nil {
 		return err
 	}
-	return agent(args[0])
+	return agent(self, args[0])
 }
 
 func micro(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
