@@ -74,7 +74,7 @@ type Config struct {
 	TLS        *tls.Config   // roots and client certificate; at least TLS 1.3, whatever it says
 	Prefix     string        // of all topics, as "hospital/miotfacts"
 	Ack        AckMode       // default Puback
-	KeepAlive  time.Duration // of the MQTT connection; whole seconds, default 30 s
+	KeepAlive  time.Duration // of the MQTT connection; whole seconds, default 30 s. A third of it is the longest that sent data may stay without an acknowledgement of TCP
 	AckTimeout time.Duration // without an acknowledgement reconnect, without a receipt send again; default 60 s
 	MinBackoff time.Duration // first wait before connecting again; default 0.5 s
 	MaxBackoff time.Duration // longest; default 30 s

@@ -75,7 +75,16 @@ func (c *cable) ip(args ...string) {
 // far is ip at the broker's end.
 func (c *cable) far(args ...string) {
 	c.t.Helper()
-	args = append([]string{fmt.Sprint("--net=/proc/", c.broker.cmd.Process.Pid, "/ns/net"), "ip"}, args...)
+	c.farTool("ip", args...)
+}
+
+// farTool runs a tool at the broker's end.
+func (c *cable) farTool(tool string, args ...string) {
+	c.t.Helper()
+	if _, err := exec.LookPath(tool); err != nil {
+		c.t.Fatalf("%s is missing: install the packages iproute2 and nftables", tool)
+	}
+	args = append([]string{fmt.Sprint("--net=/proc/", c.broker.cmd.Process.Pid, "/ns/net"), tool}, args...)
 	if out, err := exec.Command("nsenter", args...).CombinedOutput(); err != nil {
 		c.t.Fatalf("nsenter %v: %v\n%s", args, err, out)
 	}
@@ -153,6 +162,45 @@ func TestReportsOnceTheNetworkIsThere(t *testing.T) {
 			t.Logf("the first report after %v", time.Since(began).Round(time.Millisecond))
 		})
 	}
+}
+
+// TestFindsDeadConnection loses a connection in the network, as a firewall does that
+// forgot it: what was sent on it is missed before a ping would be, and arrives on the
+// next connection.
+func TestFindsDeadConnection(t *testing.T) {
+	if !apart(t, "-test.run=^TestFindsDeadConnection$", "-test.v", "-test.timeout=2m") {
+		return
+	}
+	ca := newPKI(t)
+	c := newCable(t, ca)
+	c.far("link", "set", "far", "up")
+	c.ip("address", "add", "192.0.2.2/24", "dev", "near")
+	c.ip("link", "set", "near", "up")
+	sp := newSpool(t)
+	cfg := config(c.broker.addr(), ca)
+	cfg.KeepAlive = time.Minute / 4
+	r := start(t, cfg, sp, nil)
+	add(t, sp, spool.Routine, "report", "before")
+	until(t, "a connection in use", func() bool { return r.Stats().Done == 1 })
+
+	var port uint16
+	for line := range strings.Lines(procTCP(t)) {
+		f := strings.Fields(line)
+		if len(f) > 3 && f[3] == "01" { // ESTABLISHED, proc_net(5)
+			if _, err := fmt.Sscanf(f[1][strings.Index(f[1], ":")+1:], "%x", &port); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, rule := range []string{"add table ip lost", "add chain ip lost in { type filter hook input priority 0; }", fmt.Sprintf("add rule ip lost in tcp sport %d drop", port)} {
+		c.farTool("nft", rule)
+	}
+	add(t, sp, spool.Alarm, "report", "the alarm")
+	until(t, "the end of the dead connection", func() bool { return r.Stats().Err != "" })
+	if said := r.Stats().Err; !strings.Contains(said, "connection timed out") {
+		t.Errorf("the connection ended by %q, want TCP's own time-out", said)
+	}
+	until(t, "the alarm", func() bool { return left(sp) == 0 })
 }
 
 func procTCP(t testing.TB) string {

@@ -9,9 +9,11 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"golang.org/x/sys/unix"
 
 	"github.com/miotfacts/miotfacts/agent/spool"
 )
@@ -114,7 +116,17 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 // dial opens a connection by TCP. One that was begun before the network changed
 // would go on only when TCP sends again, up to 8 s later: another takes its place.
 func (c *Client) dial(ctx context.Context) (raw net.Conn, err error) {
-	dialer := net.Dialer{Timeout: connectTimeout}
+	// What is sent and not acknowledged by the other end's TCP ends the connection
+	// sooner than a ping that nobody answers: an alarm may be in it (tcp(7), RFC 5482).
+	patience := int(c.cfg.KeepAlive / 3 / time.Millisecond)
+	dialer := net.Dialer{Timeout: connectTimeout, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if no := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, patience)
+		}); no != nil {
+			return no
+		}
+		return err
+	}}
 	for c.pace.during(ctx, func(ctx context.Context) { raw, err = dialer.DialContext(ctx, "tcp", c.server.Host) }) && raw == nil {
 	}
 	if raw != nil {
