@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -178,6 +180,10 @@ func faultChains() []faultChain {
 		}, (*faultBed).openNetwork},
 		{"gpio", "a line is driven (simulated chip)", all, []reference.ReactionKind{reference.GPIO}, nil, nil,
 			says("dev/"+simulatedLine, "out=1"), nil, put(map[string]string{"dev/" + simulatedLine: "in   "})},
+		{"beep", "a tone sounds and ends (simulated beeper)", all, []reference.ReactionKind{reference.Beep}, nil, nil,
+			func(b *faultBed) bool { return slices.Equal(b.tones(), []uint32{2000, 0}) },
+			func(b *faultBed) bool { heard := b.tones(); return len(heard) > 0 && heard[0] != 0 },
+			put(map[string]string{"dev/input/event0": ""})},
 		{"sysfs", "a file of /sys is written (simulated)", all, []reference.ReactionKind{reference.Sysfs}, nil, nil,
 			says("sys/kernel/pump", "0"), nil, put(map[string]string{"sys/kernel/pump": "100"})},
 		{"led", "a LED is lit (simulated)", without, []reference.ReactionKind{reference.LED}, nil, nil,
@@ -241,6 +247,19 @@ func answer(conn net.Conn) {
 			fmt.Fprint(conn, "ok\n")
 		}
 	}
+}
+
+// tones returns what was written to the simulated beeper: Hz, 0 for silence. What
+// opens it anew begins anew.
+func (b *faultBed) tones() (hz []uint32) {
+	events, err := os.ReadFile(b.d.path("dev/input/event0"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for e := range slices.Chunk(events, int(2*unsafe.Sizeof(uintptr(0)))+8) { // struct input_event
+		hz = append(hz, binary.NativeEndian.Uint32(e[len(e)-4:]))
+	}
+	return hz
 }
 
 // in does f in the network of the chain.
