@@ -226,7 +226,9 @@ func newManifestDraftCommand() *cobra.Command {
 		Short: "Draft a manifest from recordings",
 		Long: `Proposes a manifest from recordings of golden devices: ranges around what was seen
 with a margin, sets of what was seen, and beside each the reason and what it is
-worth. Facts that could not be read get no rule. Fail-safe extremes cannot be
+worth. Each run is held against what the others give: as long as those that crossed
+it took to come back, so long is the hold of the rule. That much later it sees a
+fault; each why says so. Facts that could not be read get no rule. Fail-safe extremes cannot be
 measured on a sound device: those in the draft are marked, replace them by the
 limits of your safety case. Read the whole draft before you sign it.`,
 		Example: `  factsctl manifest draft golden.jsonl --vendor "Example Medical" --model pump-1 --out pump-1.toml

@@ -56,11 +56,13 @@ func Draft(recordings []*Recording, o Options) (*reference.Manifest, []Note, err
 		for _, r := range rec.Runs {
 			runs++
 			boots[r.Boot] = true
-			for _, s := range r.Facts {
+			for i := range r.Facts {
+				s := &r.Facts[i]
 				if merged[s.Fact] == nil {
 					merged[s.Fact] = &total{boots: map[string]bool{}}
 				}
-				merged[s.Fact].add(s, r.Boot)
+				merged[s.Fact].add(*s, r.Boot)
+				merged[s.Fact].observed = append(merged[s.Fact].observed, observed{r.Times, s})
 			}
 		}
 	}
@@ -86,8 +88,9 @@ func Draft(recordings []*Recording, o Options) (*reference.Manifest, []Note, err
 // A total is what one fact was in all runs.
 type total struct {
 	Seen
-	runs  int // with a value
-	boots map[string]bool
+	runs     int // with a value
+	boots    map[string]bool
+	observed []observed // run by run
 
 	always  []string // members of a Set in every sample of all runs
 	sampled bool     // always is of some run
@@ -256,14 +259,17 @@ func (d *drafter) propose(def facts.Def, t *total) {
 	case facts.Set:
 		r.Op, r.Values = reference.SubsetOf, []facts.Value{facts.SetValue(slices.Clone(t.Texts))}
 		r.Why = fmt.Sprintf("%s: %s ever seen; %s", seen, count(len(t.Texts), "member"), worth(n, what))
+		d.hold(&r, stage, def, func() crossings { return t.members(reference.SubsetOf) })
 		if len(t.Texts) > facts.MaxSet {
 			d.skip(def, "%d members were seen, a rule holds %d", len(t.Texts), facts.MaxSet)
 			return
 		}
 		d.rule(def, stage, r)
+		r.Hold = 0
 		if how.complete && !t.unknown && len(t.always) > 0 {
 			r.Op, r.Values = reference.SupersetOf, []facts.Value{facts.SetValue(slices.Clone(t.always))}
 			r.Why = fmt.Sprintf("%s: %s there in every one; %s", seen, count(len(t.always), "member"), worth(n, what))
+			d.hold(&r, stage, def, func() crossings { return t.members(reference.SupersetOf) })
 			d.rule(def, stage, r)
 		}
 	default:
@@ -324,42 +330,81 @@ func (d *drafter) number(def facts.Def, how treatment, t *total, r reference.Rul
 		d.rule(def, stage, r)
 		return
 	}
-	least := floor(def.Unit)
-	if how.low {
-		if m := roundDown(low - max(abs(low)*d.opt.Margin/1000, least)); m > 0 || def.Unit == "m°C" {
-			r.Min = &m
-		}
-	}
-	if how.high {
-		m := roundUp(high + max(abs(high)*d.opt.Margin/1000, least))
-		if def.Unit != "permille" || def.Name == "cpu.load" || def.Name == "cpu.wait" || m < 1000 {
-			r.Max = &m
-		}
-	}
+	bounds := func(low, high int64) (least, most *int64) { return d.bounds(def, how, low, high) }
+	r.Min, r.Max = bounds(low, high)
 	if r.Min == nil && r.Max == nil {
 		d.skip(def, "%d to %d%s was seen; with a margin nothing would be outside", low, high, unit)
 		return
 	}
-	r.Why += fmt.Sprintf("margin %d %%, at least %d; each end %s", d.opt.Margin/10, least, worth)
+	r.Why += fmt.Sprintf("margin %d %%, at least %d; each end %s", d.opt.Margin/10, floor(def.Unit), worth)
+	d.hold(&r, stage, def, func() crossings { return t.numbers(bounds) })
 	d.rule(def, stage, r)
 	if how.extreme {
-		d.extreme(def, r)
+		d.extreme(def, r, t.numbers(func(low, high int64) (least, most *int64) {
+			least, most = bounds(low, high)
+			return d.widened(def, least, most)
+		}))
 	}
 }
 
+// bounds are the ends of the range for a number that was low to high.
+func (d *drafter) bounds(def facts.Def, how treatment, low, high int64) (least, most *int64) {
+	margin := floor(def.Unit)
+	if how.low {
+		if m := roundDown(low - max(abs(low)*d.opt.Margin/1000, margin)); m > 0 || def.Unit == "m°C" {
+			least = &m
+		}
+	}
+	if how.high {
+		m := roundUp(high + max(abs(high)*d.opt.Margin/1000, margin))
+		if def.Unit != "permille" || def.Name == "cpu.load" || def.Name == "cpu.wait" || m < 1000 {
+			most = &m
+		}
+	}
+	return least, most
+}
+
+// hold gives a rule of operating the hold that would have kept it silent in the
+// runs that were left out. One of integration is asked once a boot and has none.
+func (d *drafter) hold(r *reference.Rule, stage string, def facts.Def, found func() crossings) {
+	if stage != "operating" || def.Cadence == facts.Boot {
+		return
+	}
+	c := found()
+	var why string
+	r.Hold, why = c.hold(0)
+	r.Why += "; " + why
+}
+
+// leastHold is that of fail-safe rules: three samples.
+const leastHold = 3000
+
 // extreme suggests a fail-safe limit beyond the operating range r.
-func (d *drafter) extreme(def facts.Def, r reference.Rule) {
-	x := reference.Rule{Op: reference.Range, Absent: r.Absent, Hold: 3000}
-	if r.Max != nil {
-		m := roundUp(*r.Max + max(abs(*r.Max)*2*d.opt.Margin/1000, 2*floor(def.Unit)))
-		x.Max = &m
-	} else if m := roundDown(*r.Min / 2); m > 0 {
-		x.Min = &m
-	} else {
+func (d *drafter) extreme(def facts.Def, r reference.Rule, c crossings) {
+	x := reference.Rule{Op: reference.Range, Absent: r.Absent}
+	if x.Min, x.Max = d.widened(def, r.Min, r.Max); x.Min == nil && x.Max == nil {
 		return
 	}
 	x.Why = "suggested, not measured: replace by the safety limit. The operating bound widened, hold of three samples"
+	var why string
+	if x.Hold, why = c.hold(leastHold); x.Hold > leastHold {
+		x.Why = "suggested, not measured: replace by the safety limit. The operating bound widened; " + why
+	}
 	d.rule(def, "fail_safe", x)
+}
+
+// widened are the fail-safe ends beyond those of operating.
+func (d *drafter) widened(def facts.Def, least, most *int64) (*int64, *int64) {
+	if most != nil {
+		m := roundUp(*most + max(abs(*most)*2*d.opt.Margin/1000, 2*floor(def.Unit)))
+		return nil, &m
+	}
+	if least != nil {
+		if m := roundDown(*least / 2); m > 0 {
+			return &m, nil
+		}
+	}
+	return nil, nil
 }
 
 // floor is the least margin in a unit: below it lies what differs between two
