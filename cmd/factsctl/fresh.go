@@ -26,6 +26,8 @@ type freshCount struct {
 	FreshMS    int64      `json:"fresh_observed_ms"`
 	Rules      []forecast `json:"rules"` // of operating and fail-safe
 	Outside    int        `json:"outside"`
+
+	Boots *freshBoots `json:"boots"` // the rules of integration
 }
 
 // A forecast is one rule's.
@@ -91,7 +93,7 @@ func (s *simulation) compareFresh(m *reference.Manifest, fresh []*baseline.Recor
 	for i, r := range s.Rules {
 		key := [2]string{r.Stage, r.Fact}
 		if r.Stage == "integration" || !r.Recorded || !f.Rules[i].Recorded || seen[key] {
-			continue // a boot is not a run
+			continue // compareBoots has these
 		}
 		seen[key] = true
 		e, n := expected[key], counted[key]
@@ -105,6 +107,7 @@ func (s *simulation) compareFresh(m *reference.Manifest, fresh []*baseline.Recor
 		}
 		c.Rules = append(c.Rules, x)
 	}
+	c.Boots = s.compareBoots(f)
 	s.Fresh = c
 	return nil
 }
@@ -217,4 +220,5 @@ func (c *freshCount) print(w io.Writer) {
 	_, upto := freshBetween(0, c.Runs, c.FreshRuns)
 	fmt.Fprintf(w, "%d rules deviated in no run of either: predicted 0 to %d of the fresh runs each, share at most %.3f\n", quiet, upto, high)
 	fmt.Fprintf(w, "%d of %d rules outside their interval; by chance alone at most %.1f are to be expected\n", c.Outside, len(c.Rules), (1-confidence)*float64(len(c.Rules)))
+	c.Boots.print(w)
 }

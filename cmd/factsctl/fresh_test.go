@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,61 @@ func TestCompareFresh(t *testing.T) {
 				if !strings.Contains(b.String(), want) {
 					t.Errorf("%q is not in\n%s", want, b.String())
 				}
+			}
+		})
+	}
+}
+
+// TestCompareBoots has recordings of several boots: a run more of a boot is none.
+func TestCompareBoots(t *testing.T) {
+	boots := func(first, n int, total int64) (runs []playedRun) {
+		for i := range n {
+			runs = append(runs, playedRun{fmt.Sprint(first + i), total, []int64{50, 50}, []int64{100, 100}})
+		}
+		return runs
+	}
+	slow := func(first, n int) []playedRun { return boots(first, n, 90_000) }
+	join := func(runs ...[]playedRun) []playedRun { return slices.Concat(runs...) }
+	for _, x := range []struct {
+		name          string
+		golden, fresh []playedRun
+		drafts        bool
+		want          string // of boot.total
+		says          string
+	}{
+		{"as before", boots(0, 20, 8000), boots(100, 10, 8000), false, "0 of 20, 0 to 3, 0 of 10 true", "1 rules deviated in no boot of either: predicted 0 to 3 of 10"},
+		{"slow ones", boots(0, 20, 8000), join(boots(100, 5, 8000), slow(200, 5)), false, "0 of 20, 0 to 3, 5 of 10 false", "boot.total: in 0 of 20 boots, share 0.000 to 0.168; predicted 0 to 3 of 10 fresh boots, counted 5, OUTSIDE"},
+		{"a slow one among the golden, by drafts", join(boots(0, 19, 8000), slow(50, 1)), boots(100, 10, 8000), true, "1 of 20, 0 to 4, 0 of 10 true", "inside"},
+		{"runs of the same boots", boots(0, 20, 8000), slow(0, 20), false, "", "nothing is compared: the fresh runs are of the same boots"},
+		{"some of the same boots", boots(0, 20, 8000), join(slow(0, 20), boots(100, 10, 8000)), false, "0 of 20, 0 to 3, 0 of 10 true", "20 recorded, 10 fresh"},
+		{"one boot", join(boots(0, 1, 8000), boots(0, 1, 8000)), boots(100, 10, 8000), true, "", "nothing is predicted: one boot does not tell"},
+		{"what it is worth", boots(0, 12, 8000), boots(100, 1, 8000), false, "0 of 12, 0 to 1, 0 of 1 true", "the extremes of 12 boots cover 95 % of boots with 46 % confidence"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			m := authored(t, simulated)
+			golden := []*baseline.Recording{play(t, x.golden...)}
+			s, err := simulate(m, golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x.drafts {
+				if s.LeaveOut, err = leaveEachOut(m, golden, 250); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.compareFresh(m, []*baseline.Recording{play(t, x.fresh...)}); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, r := range s.Fresh.Boots.Rules {
+				got += fmt.Sprint(r.Deviated, " of ", s.Fresh.Boots.Boots, ", ", r.From, " to ", r.To, ", ", r.FreshDeviated, " of ", s.Fresh.Boots.FreshBoots, " ", r.Inside)
+			}
+			var b strings.Builder
+			if err := s.print(&b); err != nil {
+				t.Fatal(err)
+			}
+			if got != x.want || !strings.Contains(b.String(), x.says) {
+				t.Errorf("%q, want %q, and %q in\n%s", got, x.want, x.says, b.String())
 			}
 		})
 	}

@@ -38,6 +38,8 @@ type simulation struct {
 
 	ref *reference.Reference
 	at  map[reference.Stage]int // where the rules of a stage begin
+
+	boots map[string]bool
 }
 
 // A ruleCount is what one rule would have caused. A rule of the integration
@@ -75,6 +77,7 @@ type leaveOneOut struct {
 	Facts  map[string]int `json:"facts"` // runs in which a rule of the fact deviated, by fact
 
 	rules map[[2]string]tallied
+	boots map[string]int // boots in which a rule of integration deviated, by fact
 }
 
 func newSimulateCommand() *cobra.Command {
@@ -106,6 +109,8 @@ the others, and counts what that draft makes of the run.
 recordings that came later: in how many of those runs each rule deviates, with the
 interval that was predicted. With --leave-one-out the drafts predict, as they should
 for a manifest that was drafted from these recordings; otherwise the manifest does.
+Rules of integration are compared by boots: recordings of one boot predict nothing of
+them, and fresh runs of a boot that was recorded before do not count.
 
 --inject asks the other question, how soon a fault would be seen: it puts an anomaly
 into what each run shows and says after how many rounds which rule saw it, and which
@@ -277,7 +282,7 @@ func simulate(m *reference.Manifest, recs []*baseline.Recording) (*simulation, e
 	if s.Runs == 0 {
 		return nil, errors.New("the recordings hold no run")
 	}
-	s.Boots = len(boots)
+	s.Boots, s.boots = len(boots), boots
 	for _, r := range s.Rules {
 		per := float64(s.ObservedMS) / float64((24 * time.Hour).Milliseconds())
 		if r.Stage == "integration" {
@@ -405,7 +410,9 @@ func leaveEachOut(m *reference.Manifest, recs []*baseline.Recording, margin int6
 			}
 		}
 	}
-	return out, nil
+	var err error
+	out.boots, err = leaveBootsOut(m, recs, margin)
+	return out, err
 }
 
 // shownEvents is how many events of a rule are printed for people.

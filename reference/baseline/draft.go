@@ -437,8 +437,17 @@ func worth(n int, what string) string {
 	if n >= 59 {
 		return fmt.Sprintf("covers 95 %% of %ss with 95 %% confidence", what)
 	}
-	confidence := min(math.Round(100*(1-math.Pow(0.95, float64(n)))), 94)
-	return fmt.Sprintf("covers 95 %% of %ss with %.0f %% confidence; 59 %ss give 95 %%", what, confidence, what)
+	return fmt.Sprintf("covers 95 %% of %ss with %d %% confidence; 59 %ss give 95 %%", what, Confidence(n), what)
+}
+
+// Confidence in percent that the extremes of n independent observations cover 95 %
+// of all: 1 - 0.95^n, whatever their distribution.
+func Confidence(n int) int {
+	percent := int(math.Round(100 * (1 - math.Pow(0.95, float64(n)))))
+	if n < 59 {
+		percent = min(percent, 94)
+	}
+	return percent
 }
 
 func count(n int, what string) string {
