@@ -372,23 +372,22 @@ func (d *drafter) hold(r *reference.Rule, stage string, def facts.Def, found fun
 	}
 	c := found()
 	var why string
-	r.Hold, why = c.hold(0)
+	r.Hold, why = c.hold()
 	r.Why += "; " + why
 }
 
-// leastHold is that of fail-safe rules: three samples.
-const leastHold = 3000
+// extremeHold is the hold in ms of fail-safe rules: three samples.
+const extremeHold = 3000
 
 // extreme suggests a fail-safe limit beyond the operating range r.
 func (d *drafter) extreme(def facts.Def, r reference.Rule, c crossings) {
-	x := reference.Rule{Op: reference.Range, Absent: r.Absent}
+	x := reference.Rule{Op: reference.Range, Absent: r.Absent, Hold: extremeHold}
 	if x.Min, x.Max = d.widened(def, r.Min, r.Max); x.Min == nil && x.Max == nil {
 		return
 	}
 	x.Why = "suggested, not measured: replace by the safety limit. The operating bound widened, hold of three samples"
-	var why string
-	if x.Hold, why = c.hold(leastHold); x.Hold > leastHold {
-		x.Why = "suggested, not measured: replace by the safety limit. The operating bound widened; " + why
+	if c.crossed > 0 { // no longer hold for it: a pause would come that much later
+		x.Why += fmt.Sprintf("; %d of %s left out crossed it: the bound is too near", c.crossed, count(c.runs, "run"))
 	}
 	d.rule(def, "fail_safe", x)
 }

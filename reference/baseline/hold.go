@@ -63,21 +63,20 @@ func (c *crossings) cross(times []int64, samples []Sample, outside func(facts.Va
 	}
 }
 
-// hold is what the crossings let propose in ms, and why. at least is what there is
-// a hold for anyway.
-func (c *crossings) hold(least uint32) (uint32, string) {
+// hold is what the crossings let propose in ms, and why.
+func (c *crossings) hold() (uint32, string) {
 	of := fmt.Sprintf("%d of %s left out", c.crossed, count(c.runs, "run"))
 	switch {
 	case c.runs == 0:
-		return least, "no crossings to draw a hold from: that takes two runs with samples"
+		return 0, "no crossings to draw a hold from: that takes two runs with samples"
 	case c.crossed == 0:
-		return least, fmt.Sprintf("no hold: none of %s crossed what the others give", count(c.runs, "run"))
+		return 0, fmt.Sprintf("no hold: none of %s crossed what the others give", count(c.runs, "run"))
 	case c.ended == 0:
-		return least, fmt.Sprintf("no hold: %s crossed and stayed outside to the end", of)
+		return 0, fmt.Sprintf("no hold: %s crossed and stayed outside to the end", of)
 	case c.longest > longestHold:
-		return least, fmt.Sprintf("no hold: %s crossed, for up to %s, which is a state and no moment", of, span(c.longest))
+		return 0, fmt.Sprintf("no hold: %s crossed, for up to %s, which is a state and no moment", of, span(c.longest))
 	}
-	h := max(least, uint32(min(roundUp(c.longest), longestHold)))
+	h := uint32(min(roundUp(c.longest), longestHold))
 	why := fmt.Sprintf("hold %s: %s crossed, the longest for %s", span(int64(h)), of, span(c.longest))
 	if c.open > 0 {
 		why += fmt.Sprintf("; %d more to the end", c.open)
