@@ -18,15 +18,17 @@ var bootFacts = []string{"boot.firmware", "boot.loader", "boot.kernel", "boot.in
 
 // Indexes into bootFacts.
 const (
-	bootFirmware = 0
-	bootLoader   = 1
-	bootKernel   = 2
-	bootTotal    = 5
-	bootCPU      = 6
-	bootEnergy   = 7
-	bootCount    = 8
-	bootPhases   = 6
-	bootRecords  = 9
+	bootFirmware  = 0
+	bootLoader    = 1
+	bootKernel    = 2
+	bootInitrd    = 3
+	bootUserspace = 4
+	bootTotal     = 5
+	bootCPU       = 6
+	bootEnergy    = 7
+	bootCount     = 8
+	bootPhases    = 6
+	bootRecords   = 9
 )
 
 // bootWindow is how long after boot-complete the CPU time and the energy still
@@ -180,8 +182,9 @@ func (r *bootRecord) measure(b *boot) {
 		for i := range bootPhases {
 			r.readings[i] = phase{fault: absent("systemd, which measures it, does not run here")}
 		}
-		r.readings[bootKernel] = b.root.kernelTime()
-		firmware := phase{fault: r.readings[bootKernel].fault} // of a container it would be the host's
+		made := b.root.processStart()
+		r.readings[bootKernel] = made
+		firmware := phase{fault: made.fault} // of a container it would be the host's
 		if firmware.is() {
 			r.readings[bootFirmware], r.readings[bootLoader] = firmware, firmware
 		} else {
@@ -198,6 +201,14 @@ func (r *bootRecord) measure(b *boot) {
 			if !firmware.is() {
 				r.readings[bootTotal].ms += r.readings[bootFirmware].ms + firmware.ms
 			}
+		}
+		if !made.is() {
+			var userspace phase
+			r.readings[bootKernel], r.readings[bootInitrd], userspace = b.root.kernelPhases(made, up)
+			if total := r.readings[bootTotal]; total.is() && !userspace.is() {
+				userspace = total // when the boot was complete is not known
+			}
+			r.readings[bootUserspace] = userspace
 		}
 		since = up
 	}
@@ -279,9 +290,9 @@ func (r *Root) bootID() (string, fault) {
 	return id, fault{}
 }
 
-// kernelTime is the time until process 1 started. In a container process 1
+// processStart is when the kernel made process 1. In a container process 1
 // starts when the container does; there, process 2 is not the kernel's.
-func (r *Root) kernelTime() phase {
+func (r *Root) processStart() phase {
 	b, f := r.readFile("proc/2/stat")
 	if !f.is() {
 		var name []byte

@@ -98,6 +98,49 @@ func TestFirmwareTime(t *testing.T) {
 	m.agent(map[string]string{"boot.firmware": "absent", "boot.loader": "absent", "boot.total": "ok 20000"})
 }
 
+// TestKernelLog has what the kernel's log tells of the phases without systemd.
+func TestKernelLog(t *testing.T) {
+	record := func(sequence, us int, text string) string { return fmt.Sprintf("6,%d,%d,-;%s\n", sequence, us, text) }
+	begin := record(0, 0, "Linux version 6.12")
+	for _, tt := range []struct{ name, log, cmdline, kernel, initrd, userspace string }{
+		{"no log", "", "quiet", "ok 1500", "absent", "absent"},
+		{"no initial RAM file system", begin + record(9, 2_750_900, "Run /sbin/init as init process"), "quiet", "ok 2750", "absent", "ok 17250"},
+		{"one", begin + record(9, 2_750_900, "Run /init as init process"), "quiet", "ok 2750", "absent", "absent"},
+		{"one with another name", begin + record(9, 2_750_900, "Run /early as init process"), "quiet rdinit=/early", "ok 2750", "absent", "absent"},
+		{"the kernel does not say", begin + record(9, 2_750_900, "usb 1-1: new device"), "quiet", "ok 1500", "absent", "absent"},
+		{"overwritten", record(900, 2_750_900, "usb 1-1: new device"), "quiet", "absent", "absent", "absent"},
+		{"damaged", "what?\n", "quiet", "malformed", "malformed", "malformed"},
+	} {
+		m := newMachine(t)
+		m.boot(bootA, 20)
+		m.x.write(map[string]string{"proc/cmdline": tt.cmdline + "\n"})
+		if tt.log != "" {
+			m.x.write(map[string]string{"dev/kmsg": tt.log})
+		}
+		t.Log(tt.name)
+		m.agent(map[string]string{"boot.kernel": tt.kernel, "boot.initrd": tt.initrd, "boot.userspace": tt.userspace, "boot.total": "ok 20000"})
+	}
+	// In a container the log is the host's.
+	m := newMachine(t)
+	m.boot(bootA, 20)
+	m.x.write(map[string]string{"dev/kmsg": begin + record(9, 2_750_900, "Run /sbin/init as init process"), "proc/2/stat": "2 (sh) S" + strings.Repeat(" 0", 19) + "\n"})
+	m.agent(map[string]string{"boot.kernel": "absent", "boot.userspace": "absent"})
+}
+
+// The log of this machine, where it may be read: the kernel made process 1 before it ran it.
+func TestKernelLogOfThisMachine(t *testing.T) {
+	root := openRoot(t, "/")
+	start, told, f := root.initStart()
+	if !told || f.status == facts.Absent {
+		t.Skipf("NOT RUN: this machine's log does not tell: %v", f.reason)
+	}
+	made := root.processStart()
+	if f.is() || !made.is() && start.ms < made.ms || start.program == "" {
+		t.Errorf("%+v, %+v; process 1 is of %+v", start, f, made)
+	}
+	t.Logf("%s ran at %d ms; process 1 is of %d ms", start.program, start.ms, made.ms)
+}
+
 func TestBootRecordWithSystemd(t *testing.T) {
 	m := newMachine(t)
 	stamps := "UserspaceTimestampMonotonic=2000000\nSecurityStartTimestampMonotonic=1\nFirmwareTimestampMonotonic=9000000\nLoaderTimestampMonotonic=1000000\n"
