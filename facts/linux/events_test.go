@@ -304,16 +304,15 @@ func TestPassedPressure(t *testing.T) {
 			t.Errorf("one that has a trigger: %+v, %v", c, err)
 		}
 		p.passed = 3
-		if c, err := p.open(); err != nil || setTrigger(c.fd) != unix.EBUSY {
-			t.Errorf("one of another kind: %+v, %v", c, err)
+		if c, err := p.open(); err == nil {
+			t.Errorf("one of another kind: %+v", c)
 		}
-		for name, value := range map[string]string{"LISTEN_PID": "1", "LISTEN_FDS": "1"} {
-			t.Run(name, func(t *testing.T) {
-				t.Setenv(name, value)
-				if fd := passed("pressure-cpu"); fd != -1 {
-					t.Errorf("took descriptor %d", fd)
-				}
-			})
+		if c, err := p.open(); err != nil || setTrigger(c.fd) != unix.EBUSY {
+			t.Errorf("after one of another kind: %+v, %v", c, err)
+		}
+		t.Setenv("LISTEN_PID", "1")
+		if fd := passed("pressure-cpu"); fd != -1 {
+			t.Errorf("took descriptor %d", fd)
 		}
 		return
 	}

@@ -3,7 +3,7 @@ package linux
 import (
 	"bytes"
 	"errors"
-	"strings"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +13,9 @@ const (
 	// maxRecords bounds what is read of the kernel's log, which is a ring of some
 	// thousand records. What is looked for stands among the first.
 	maxRecords = 8192
-	// maxRecord is the most that the kernel gives of one (kernel/printk).
-	maxRecord = 8192
+	// maxRead is more than the kernel gives of one, at most 8 KiB (kernel/printk), and
+	// what a fixture has at most of all.
+	maxRead = 32 << 10
 	// afterInit is how many records after a program's start another one is looked
 	// for: where a program cannot be run, the kernel tries the next at once.
 	afterInit = 64
@@ -31,56 +32,33 @@ type initStart struct {
 // or it begins with the kernel and does not say (Linux before 4.20). One that has
 // lost its beginning is absent.
 func (r *Root) initStart() (start initStart, told bool, f fault) {
-	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
-	fd, err := -1, error(nil)
-	if r.Live() {
-		fd, err = unix.Open("/"+kernelLog, flags, 0)
-	} else {
-		fd, err = r.open(kernelLog)
-	}
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) {
+	fd, err := r.open(kernelLog)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		return initStart{}, false, fault{}
 	}
 	if err != nil {
 		return initStart{}, true, faultOf("/"+kernelLog, err)
 	}
 	defer unix.Close(fd)
-	if !r.Live() { // the file has all records in one piece
-		b, f := r.readFile(kernelLog)
-		if f.is() {
-			return initStart{}, true, f
-		}
-		return parseKernelLog(b)
-	}
+	unix.SetNonblock(fd, true) // else it waits for the next record
 	var log initLog
-	buf := make([]byte, maxRecord)
-	for range maxRecords {
-		n, err := unix.Read(fd, buf)
+	buf := make([]byte, maxRead)
+	for more, n := true, 0; more && log.seen < maxRecords; {
+		n, err = unix.Read(fd, buf)
 		switch {
-		case err == unix.EAGAIN, err == nil && n == 0: // all that there is
-			return log.end()
 		case err == unix.EPIPE, err == unix.EINTR: // records were overwritten meanwhile
-			continue
-		case err == unix.EPERM:
-			return initStart{}, false, fault{}
-		case err != nil:
+		case err != nil && err != unix.EAGAIN:
 			return initStart{}, true, faultOf("/"+kernelLog, err)
-		}
-		if !log.take(buf[:n]) {
-			break
+		default:
+			more = n > 0 && log.takeAll(buf[:n])
 		}
 	}
 	return log.end()
 }
 
-// parseKernelLog reads records one after the other.
 func parseKernelLog(b []byte) (start initStart, told bool, f fault) {
 	var log initLog
-	for line := range bytes.Lines(b) {
-		if !log.take(line) {
-			break
-		}
-	}
+	log.takeAll(b)
 	return log.end()
 }
 
@@ -95,36 +73,39 @@ type initLog struct {
 	trouble bool
 }
 
-// take takes a record, and reports whether more are wanted.
-func (l *initLog) take(b []byte) bool {
-	if len(b) > 0 && b[0] == ' ' && l.seen > 0 { // a property of the record before
-		return true
+// takeAll takes whole records, and reports whether more are wanted.
+func (l *initLog) takeAll(b []byte) bool {
+	for len(b) > 0 && !l.trouble && l.since < afterInit {
+		line, rest, whole := bytes.Cut(b, []byte("\n"))
+		if b = rest; !whole {
+			l.trouble = true
+		} else if l.seen == 0 || len(line) == 0 || line[0] != ' ' { // else a property of the record before
+			l.take(line)
+		}
 	}
+	return !l.trouble && l.since < afterInit
+}
+
+// take takes a record without its properties.
+func (l *initLog) take(b []byte) {
 	head, text, ok := bytes.Cut(b, []byte(";"))
-	fields := bytes.SplitN(head, []byte(","), 4)
-	if !ok || len(fields) < 4 || len(b) == 0 || b[len(b)-1] != '\n' {
-		l.trouble = true
-		return false
+	var numbers [3]int64 // level, sequence, microseconds
+	for i := range numbers {
+		var number []byte
+		var valid, more bool
+		number, head, more = bytes.Cut(head, []byte(","))
+		numbers[i], valid = parseInt(number)
+		ok = ok && valid && more && numbers[i] >= 0
 	}
-	level, ok1 := parseInt(fields[0])
-	sequence, ok2 := parseInt(fields[1])
-	us, ok3 := parseInt(fields[2])
-	if !ok1 || !ok2 || !ok3 || level < 0 || sequence < 0 || us < 0 {
-		l.trouble = true
-		return false
-	}
-	l.whole = l.whole || sequence == 0
+	l.trouble = !ok
+	l.whole = l.whole || numbers[1] == 0
 	l.seen++
-	text, _, _ = bytes.Cut(text, []byte("\n"))
+	l.since += min(len(l.found.program), 1)
 	program, run := bytes.CutPrefix(text, []byte("Run "))
 	program, as := bytes.CutSuffix(program, []byte(" as init process"))
-	switch {
-	case level < 8 && run && as: // what programs write has another facility than the kernel's
-		l.found, l.since = initStart{us / 1000, string(program)}, 0
-	case l.found.program != "":
-		l.since++
+	if numbers[0] < 8 && run && as { // what programs write has another facility than the kernel's
+		l.found, l.since = initStart{numbers[2] / 1000, string(program)}, 0
 	}
-	return l.since < afterInit
 }
 
 func (l *initLog) end() (start initStart, told bool, f fault) {
@@ -154,14 +135,16 @@ func (r *Root) kernelPhases(made phase, up int64) (kernel, initrd, userspace pha
 		return made, none, none
 	case f.is():
 		return phase{fault: f}, phase{fault: f}, phase{fault: f}
-	case start.program == "/init" || r.hasArgument("rdinit="+start.program):
+	case start.program == "/init" || r.rdinit() == start.program:
 		open := phase{fault: absent("the kernel's log says when it began, and nothing says when it ended")}
 		return phase{ms: start.ms}, open, open
 	}
 	return phase{ms: start.ms}, phase{fault: absent("there was none")}, phase{ms: up - start.ms}
 }
 
-func (r *Root) hasArgument(argument string) bool {
-	b, f := r.readFile("proc/cmdline")
-	return !f.is() && strings.Contains(" "+strings.TrimSpace(string(b))+" ", " "+argument+" ")
+// rdinit is another name for /init, where the kernel's command line gives one.
+func (r *Root) rdinit() string {
+	b, _ := r.readFile("proc/cmdline")
+	program, _ := parameter(b, "rdinit")
+	return string(program)
 }

@@ -42,24 +42,17 @@ type pressureEvents struct {
 // open sets a trigger on the file of pressure stall information.
 func (p *pressureEvents) open() (*channel, error) {
 	path := "/proc/pressure/" + p.resource
-	fd := p.passed
+	fd, err := p.passed, error(nil)
 	p.passed = -1 // a broken one is closed, and cannot be had again
-	if fd >= 0 {
-		// One that has a trigger already takes no other, and is used as it is.
-		if err := setTrigger(fd); err != nil && err != unix.EBUSY {
-			unix.Close(fd)
-			fd = -1
-		}
-	}
 	if fd < 0 {
-		var err error
 		if fd, err = unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
 			return nil, err
 		}
-		if err := setTrigger(fd); err != nil {
-			unix.Close(fd)
-			return nil, fmt.Errorf("cannot set trigger on %s: %w", path, err)
-		}
+	}
+	// A file that has a trigger already takes no other, and is used as it is.
+	if err := setTrigger(fd); err != nil && err != unix.EBUSY {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot set trigger on %s: %w", path, err)
 	}
 	t := of(p.topic)
 	return &channel{name: "pressure", fd: fd, poll: unix.EPOLLPRI, topics: t, take: func(int, []byte) (hits, bool, error) { return t, false, nil }}, nil
@@ -78,9 +71,8 @@ func setTrigger(fd int) (err error) {
 // process under name (sd_listen_fds(3)), -1 without one.
 func passed(name string) int {
 	const first = 3 // SD_LISTEN_FDS_START
-	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	i := slices.Index(strings.Split(os.Getenv("LISTEN_FDNAMES"), ":"), name)
-	if err != nil || i < 0 || i >= n || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+	if i < 0 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return -1
 	}
 	unix.CloseOnExec(first + i)
