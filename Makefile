@@ -122,7 +122,7 @@ bench-facts: ## Measure a fast round against the least that it can cost, in a cr
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" $(DENSE) -o bin/ ./cmd/factsd
 	@$(GO) build -o bin/benchfacts ./test/benchfacts && bin/benchfacts bin/factsd
 
-bench-alarms: ## Record this machine, and compare predicted false alarms with those of fresh runs; then how soon anomalies are seen (half an hour; BENCHFLAGS="-runs 10" for less)
+bench-alarms: ## Record this machine, and compare predicted false alarms with those of fresh runs; then how soon anomalies are seen (half an hour; BENCHFLAGS="-runs 10" for less, "-services" for a service in a container only)
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/factsctl
 	@$(GO) build -o bin/benchalarms ./test/benchalarms && bin/benchalarms $(BENCHFLAGS) $(CURDIR)/bin/factsctl
 

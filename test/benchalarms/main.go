@@ -2,7 +2,8 @@
 // and how soon rules see what is wrong. It records this machine with the factsctl
 // that it is given, drafts manifests from some of the runs, predicts how many of
 // others deviate, and counts. Then it does to the machine what an attack or a
-// fault would do, records that, and puts into sound runs what it cannot do.
+// fault would do, records that, does the same to a service of a systemd in a
+// container, and puts into sound runs what it cannot do.
 //
 // The runs are real, of this machine and of the present hour. Chance decides of
 // each whether the draft sees it or is tried on it, so that what changes on the
@@ -42,6 +43,8 @@ func main() {
 	flag.DurationVar(&b.period, "period", 500*time.Millisecond, "time between two rounds")
 	flag.DurationVar(&b.long, "long", 150*time.Second, "length of the runs that anomalies are put into")
 	flag.IntVar(&b.repeats, "repeats", 5, "how often each anomaly is made")
+	flag.IntVar(&b.sound, "sound", 20, "sound runs of a service in a container")
+	only := flag.Bool("services", false, "only do to a service of systemd, in a container, what is done there")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "benchalarms: give the path of a factsctl")
@@ -50,7 +53,12 @@ func main() {
 	b.factsctl = flag.Arg(0)
 	var err error
 	if b.self, err = os.Executable(); err == nil {
-		err = b.run()
+		err = b.within(func() error {
+			if *only {
+				return b.services()
+			}
+			return b.run()
+		})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchalarms:", err)
@@ -61,7 +69,7 @@ func main() {
 // A bench records into dir.
 type bench struct {
 	factsctl             string
-	runs, repeats        int
+	runs, repeats, sound int
 	length, period, long time.Duration
 	after, sick          time.Duration // when an anomaly is made, since the recording was started, and how long that is
 	out                  io.Writer
@@ -76,11 +84,16 @@ type bench struct {
 // what is told as time since the onset of an anomaly is up to that much too long.
 const startup = 300 * time.Millisecond
 
-func (b *bench) run() (err error) {
+// within does what is to be done in a folder that does not stay.
+func (b *bench) within(do func() error) (err error) {
 	if b.dir, err = os.MkdirTemp("", "benchalarms-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
+	return do()
+}
+
+func (b *bench) run() error {
 	b.waiter = filepath.Join(b.dir, "watched")
 	if err := os.Link(b.self, b.waiter); err != nil {
 		if err := copyFile(b.self, b.waiter); err != nil {
@@ -129,7 +142,10 @@ func (b *bench) run() (err error) {
 			fmt.Fprintf(b.out, "\nmargin %d %%, %s runs: predicted from%s", margin, fresh, table)
 		}
 	}
-	return b.anomalies("draft25.toml")
+	if err := b.anomalies("draft25.toml"); err != nil {
+		return err
+	}
+	return b.services()
 }
 
 // unproposed prints for which facts a draft has no rule because they could not be
