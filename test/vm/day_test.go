@@ -70,7 +70,8 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 			return "", err
 		}
 		if err := m.awaits(ctx, time.Minute, "the kernel says frozen", "grep -qx 'frozen 1' /sys/fs/cgroup/"+d.medical()+"/cgroup.events"); err != nil {
-			return "", err
+			out, _ := m.run(ctx, "ls -l /run/miotfacts/app /run/medical; cat /run/medical/told; ss -xa | grep -e facts -e infusion; p=$(systemctl show -P MainPID factsd); cat /proc/$p/stat; grep ctxt /proc/$p/status; cat /proc/$p/wchan; kill -ABRT $p; sleep 2; journalctl --no-pager -u factsd -o cat | tail -n 400")
+			return "", fmt.Errorf("%w\n%s", err, out)
 		}
 		if _, err := m.run(ctx, "sleep 10"); err != nil {
 			return "", err
@@ -88,7 +89,7 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 			first = v.Finding("have not come")
 			return v.Stage == "paused"
 		}) {
-			return "", errors.New("the verifier does not know of the pause")
+			return "", fmt.Errorf("the verifier does not know of the pause: %+v; refused: %+v", d.Device(d.id), d.Refused())
 		}
 		known := time.Since(plugged)
 		if !d.Until("", 5*time.Minute, func() bool {
