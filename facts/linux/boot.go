@@ -142,9 +142,12 @@ func (b *boot) save() {
 	}
 }
 
-func (r *bootRecord) pending() {
+func (r *bootRecord) pending() { r.all(pending("the boot has not finished")) }
+
+// all gives all but the count the same fault.
+func (r *bootRecord) all(f fault) {
 	for i := range bootCount {
-		r.readings[i] = phase{fault: pending("the boot has not finished")}
+		r.readings[i] = phase{fault: f}
 	}
 }
 
@@ -153,9 +156,7 @@ func (r *bootRecord) measure(b *boot) {
 	r.pending()
 	up, f := b.root.uptime()
 	if f.is() {
-		for i := range bootCount {
-			r.readings[i] = phase{fault: f}
-		}
+		r.all(f)
 		r.complete = true
 		return
 	}
@@ -166,9 +167,7 @@ func (r *bootRecord) measure(b *boot) {
 			if f.status == facts.Unreadable && b.root.Live() && up < bootWindow.Milliseconds() {
 				f = pending(f.reason) // the bus starts late
 			}
-			for i := range bootCount {
-				r.readings[i] = phase{fault: f}
-			}
+			r.all(f)
 			r.complete = f.status != facts.Pending
 			return
 		}
@@ -179,9 +178,7 @@ func (r *bootRecord) measure(b *boot) {
 		}
 		since = up - int64(s.finish/1000)
 	} else {
-		for i := range bootPhases {
-			r.readings[i] = phase{fault: absent("systemd, which measures it, does not run here")}
-		}
+		r.all(absent("systemd, which measures it, does not run here"))
 		made := b.root.processStart()
 		r.readings[bootKernel] = made
 		firmware := phase{fault: made.fault} // of a container it would be the host's
@@ -203,12 +200,7 @@ func (r *bootRecord) measure(b *boot) {
 			}
 		}
 		if !made.is() {
-			var userspace phase
-			r.readings[bootKernel], r.readings[bootInitrd], userspace = b.root.kernelPhases(made, up)
-			if total := r.readings[bootTotal]; total.is() && !userspace.is() {
-				userspace = total // when the boot was complete is not known
-			}
-			r.readings[bootUserspace] = userspace
+			r.kernelPhases(b.root, up)
 		}
 		since = up
 	}

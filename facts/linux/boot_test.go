@@ -130,15 +130,15 @@ func TestKernelLog(t *testing.T) {
 // The log of this machine, where it may be read: the kernel made process 1 before it ran it.
 func TestKernelLogOfThisMachine(t *testing.T) {
 	root := openRoot(t, "/")
-	start, told, f := root.initStart()
-	if !told || f.status == facts.Absent {
-		t.Skipf("NOT RUN: this machine's log does not tell: %v", f.reason)
+	log := root.initStart()
+	if log.silent || log.fault.status == facts.Absent {
+		t.Skip("NOT RUN: this machine's log does not tell: ", log.fault.reason)
 	}
 	made := root.processStart()
-	if f.is() || !made.is() && start.ms < made.ms || start.program == "" {
-		t.Errorf("%+v, %+v; process 1 is of %+v", start, f, made)
+	if log.fault.is() || !made.is() && log.ms < made.ms || log.program == "" {
+		t.Errorf("%+v; process 1 is of %+v", log, made)
 	}
-	t.Logf("%s ran at %d ms; process 1 is of %d ms", start.program, start.ms, made.ms)
+	t.Logf("%s ran at %d ms; process 1 is of %d ms", log.program, log.ms, made.ms)
 }
 
 func TestBootRecordWithSystemd(t *testing.T) {

@@ -21,52 +21,48 @@ const (
 	afterInit = 64
 )
 
-// An initStart is when the kernel ran the first program, and which.
-type initStart struct {
-	ms      int64 // since the kernel's clock began
-	program string
+// initStart is what the kernel's log says of the first program.
+func (r *Root) initStart() *initLog {
+	log := new(initLog)
+	log.read(r)
+	return log
 }
 
-// initStart is what the kernel's log says of the first program. told is false where
-// that log can say nothing in any boot: it is not there, the agent may not read it,
-// or it begins with the kernel and does not say (Linux before 4.20). One that has
-// lost its beginning is absent.
-func (r *Root) initStart() (start initStart, told bool, f fault) {
+func (l *initLog) read(r *Root) {
 	fd, err := r.open(kernelLog)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return initStart{}, false, fault{}
-	}
-	if err != nil {
-		return initStart{}, true, faultOf("/"+kernelLog, err)
+	if l.silent = errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist); err != nil {
+		l.fault = faultOf("/"+kernelLog, err)
+		return
 	}
 	defer unix.Close(fd)
 	unix.SetNonblock(fd, true) // else it waits for the next record
-	var log initLog
 	buf := make([]byte, maxRead)
-	for more, n := true, 0; more && log.seen < maxRecords; {
+	for more, n := true, 0; more && l.seen < maxRecords; {
 		n, err = unix.Read(fd, buf)
 		switch {
 		case err == unix.EPIPE, err == unix.EINTR: // records were overwritten meanwhile
 		case err != nil && err != unix.EAGAIN:
-			return initStart{}, true, faultOf("/"+kernelLog, err)
+			l.fault = faultOf("/"+kernelLog, err)
+			return
 		default:
-			more = n > 0 && log.takeAll(buf[:n])
+			more = n > 0 && l.takeAll(buf[:n])
 		}
 	}
-	return log.end()
-}
-
-func parseKernelLog(b []byte) (start initStart, told bool, f fault) {
-	var log initLog
-	log.takeAll(b)
-	return log.end()
+	l.end()
 }
 
 // An initLog looks for the first program in records of the kernel's log, each
 // "level,sequence,microseconds,flags;text" and lines of properties that begin
 // with a space (ABI/testing/dev-kmsg).
 type initLog struct {
-	found   initStart
+	ms      int64  // since the kernel's clock began, when it ran the program
+	program string // the first one
+	fault   fault  // why that is not known
+	// silent is a log that can say nothing in any boot: it is not there, the agent
+	// may not read it, or it begins with the kernel and does not say (Linux before
+	// 4.20). One that has lost its beginning may say it in the next boot.
+	silent bool
+
 	seen    int  // records
 	since   int  // of these, since one was found
 	whole   bool // it has the kernel's first record
@@ -100,46 +96,50 @@ func (l *initLog) take(b []byte) {
 	l.trouble = !ok
 	l.whole = l.whole || numbers[1] == 0
 	l.seen++
-	l.since += min(len(l.found.program), 1)
+	l.since += min(len(l.program), 1)
 	program, run := bytes.CutPrefix(text, []byte("Run "))
 	program, as := bytes.CutSuffix(program, []byte(" as init process"))
 	if numbers[0] < 8 && run && as { // what programs write has another facility than the kernel's
-		l.found, l.since = initStart{numbers[2] / 1000, string(program)}, 0
+		l.ms, l.program, l.since = numbers[2]/1000, string(program), 0
 	}
 }
 
-func (l *initLog) end() (start initStart, told bool, f fault) {
+// end tells what all records come to.
+func (l *initLog) end() {
 	switch {
 	case l.trouble, l.seen == 0:
-		return initStart{}, true, malformed("/" + kernelLog + ": it has not the form of the kernel's ABI/testing/dev-kmsg")
-	case l.found.program != "":
-		return l.found, true, fault{}
-	case l.whole:
-		return initStart{}, false, fault{}
+		l.fault = malformed("/" + kernelLog + ": it has not the form of the kernel's ABI/testing/dev-kmsg")
+	case l.program == "":
+		l.fault = absent("the kernel's log no longer has what it began with")
+		l.silent = l.whole
 	}
-	return initStart{}, true, absent("the kernel's log no longer has what it began with")
 }
 
-// kernelPhases is the time until the first program ran, by the kernel's log, and
-// what can be told of the phases after it at uptime up: without an initial RAM file
-// system user space began then; with one the kernel says when that began, and
+// kernelPhases takes the time until the first program ran from the kernel's log,
+// and what can be told of the phases after it at uptime up: without an initial RAM
+// file system user space began then; with one the kernel says when that began, and
 // nothing when it ended.
 //
-// Without the log, made is all that is known: when the kernel made process 1, some
-// time before it ran a program in it.
-func (r *Root) kernelPhases(made phase, up int64) (kernel, initrd, userspace phase) {
-	start, told, f := r.initStart()
-	switch {
-	case !told:
-		none := phase{fault: absent("systemd, which measures it, does not run here")}
-		return made, none, none
-	case f.is():
-		return phase{fault: f}, phase{fault: f}, phase{fault: f}
-	case start.program == "/init" || r.rdinit() == start.program:
-		open := phase{fault: absent("the kernel's log says when it began, and nothing says when it ended")}
-		return phase{ms: start.ms}, open, open
+// Without the log it stays at what is known besides: when the kernel made process
+// 1, some time before it ran a program in it.
+func (r *bootRecord) kernelPhases(root *Root, up int64) {
+	log := root.initStart()
+	if log.silent {
+		return
 	}
-	return phase{ms: start.ms}, phase{fault: absent("there was none")}, phase{ms: up - start.ms}
+	kernel := phase{log.ms, log.fault}
+	initrd, userspace := phase{fault: log.fault}, phase{up - log.ms, log.fault}
+	if !log.fault.is() {
+		initrd.fault = absent("there was none")
+		switch {
+		case log.program == "/init" || root.rdinit() == log.program:
+			initrd.fault = absent("the kernel's log says when it began, and nothing says when it ended")
+			userspace.fault = initrd.fault
+		case r.readings[bootTotal].is(): // when the boot was complete is not known
+			userspace = r.readings[bootTotal]
+		}
+	}
+	r.readings[bootKernel], r.readings[bootInitrd], r.readings[bootUserspace] = kernel, initrd, userspace
 }
 
 // rdinit is another name for /init, where the kernel's command line gives one.

@@ -36,8 +36,12 @@ var parsers = []parser{
 		return fmt.Sprint(c.user, c.system, c.idle, c.iowait, c.irq, c.steal), f
 	}, "proc/stat"},
 	{"kernellog", func(b []byte) (string, fault) {
-		start, told, f := parseKernelLog(b)
-		return fmt.Sprintf("%d %s %v", start.ms, start.program, told), f
+		var l initLog
+		l.takeAll(b)
+		if l.end(); l.silent {
+			return "silent", fault{}
+		}
+		return fmt.Sprint(l.ms, " ", l.program), l.fault
 	}, kernelLog},
 	{"loadavg", func(b []byte) (string, fault) {
 		l, n, f := parseLoadavg(b)
@@ -183,10 +187,10 @@ func TestParsers(t *testing.T) {
 		{"loadavg", "0.5 0.01 0.00 1/99 1\n", bad},
 		{"loadavg", "0.05 0.01 0.00 1/99\n", bad},
 		{"loadavg", "nan 0.01 0.00 1/99 1\n", bad},
-		{"kernellog", "6,0,0,-;Linux\n6,9,1984001,-;Run /sbin/init as init process\n SUBSYSTEM=x\n DEVICE=y\n7,10,1984010,c,caller=T1;  with arguments:\n", "1984 /sbin/init true"},
-		{"kernellog", "6,0,0,-;Linux\n6,9,1984001,-;Run /init as init process\n4,10,1984010,-;Failed to execute /init (error -2)\n6,11,1990000,-;Run /sbin/init as init process\n", "1990 /sbin/init true"},
-		{"kernellog", "6,0,0,-;Linux\n14,9,500,-;Run /bin/evil as init process\n6,11,1990000,-;Run /sbin/init as init process\n", "1990 /sbin/init true"},
-		{"kernellog", "6,0,0,-;Linux\n6,1,5,-;Run over\n", "0  false"}, // old: it begins with the kernel and says nothing
+		{"kernellog", "6,0,0,-;Linux\n6,9,1984001,-;Run /sbin/init as init process\n SUBSYSTEM=x\n DEVICE=y\n7,10,1984010,c,caller=T1;  with arguments:\n", "1984 /sbin/init"},
+		{"kernellog", "6,0,0,-;Linux\n6,9,1984001,-;Run /init as init process\n4,10,1984010,-;Failed to execute /init (error -2)\n6,11,1990000,-;Run /sbin/init as init process\n", "1990 /sbin/init"},
+		{"kernellog", "6,0,0,-;Linux\n14,9,500,-;Run /bin/evil as init process\n6,11,1990000,-;Run /sbin/init as init process\n", "1990 /sbin/init"},
+		{"kernellog", "6,0,0,-;Linux\n6,1,5,-;Run over\n", "silent"}, // old: it begins with the kernel and says nothing
 		{"kernellog", "6,500,9000000,-;usb 1-1\n", "absent"},
 		{"kernellog", "6,0,0,-;Linux\n6,1,x,-;Run /init as init process\n", bad},
 		{"kernellog", "6,0,0;Linux\n", bad},
