@@ -274,5 +274,21 @@ func factsDocument() string {
 		}
 		fmt.Fprintf(&b, "| `%s` | %d | %s | %s | %s | %s | %s |\n", d.Name, d.Key, d.Kind, d.Unit, d.Cadence, cell.Replace(doc.Doc), cell.Replace(doc.Source))
 	}
+	b.WriteString(notMeasured)
 	return b.String()
 }
+
+// notMeasured says what people look for among the facts in vain, and why.
+const notMeasured = `
+## What no fact measures
+
+- **setuid programs.** To find new ones means to walk the file system. A root that cannot be written
+  (` + "`storage.root_readonly`, `storage.verity`" + `) gets none; elsewhere IMA tells of those that were run, where its policy
+  measures them.
+- **The clock's offset.** The kernel knows what a time daemon told it, and the agent's unit may not ask
+  (` + "`adjtimex`" + `). What there is: ` + "`time.synchronised`, `time.jumps`, `time.rtc`" + `.
+- **Who enabled a service.** ` + "`service.files`" + ` changes with the links that enable one; it does not name who made them.
+- **Power over Ethernet.** What powers a device over its cable is a fact where the kernel has a power supply of it
+  (` + "`energy.mains`" + `), and not seen elsewhere.
+- **Stalls within 50 ms.** See [events.md](events.md).
+`
