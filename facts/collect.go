@@ -72,6 +72,7 @@ type worker struct {
 	mu      sync.Mutex
 	at      int       // index of the call that is being read
 	since   time.Time // when it began
+	begun   bool      // a call was: on a machine that is starved, a worker may begin late
 	givenUp bool
 }
 
@@ -103,21 +104,22 @@ func (w *worker) begin(i int) bool {
 		w.done <- struct{}{}
 		return false
 	}
-	w.at, w.since = i, time.Now()
+	w.at, w.since, w.begun = i, time.Now(), true
 	return true
 }
 
 // stuck returns the index of the call that has been read for deadline or
-// longer and gives the worker up; else how long to wait on.
-func (w *worker) stuck(deadline time.Duration) (at int, wait time.Duration) {
+// longer, or that has not begun by then, and gives the worker up; else how long to
+// wait on.
+func (w *worker) stuck(deadline time.Duration) (at int, begun bool, wait time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if wait = deadline - time.Since(w.since); wait > 0 {
-		return 0, wait
+		return 0, false, wait
 	}
 	w.givenUp = true
 	close(w.start)
-	return w.at, 0
+	return w.at, w.begun, 0
 }
 
 // NewCollector returns a collector over sources, each with deadline to answer.
@@ -236,7 +238,7 @@ func (c *Collector) read(slots []*slot) int {
 		w.calls = append(w.calls, &s.call)
 	}
 	w.mu.Lock()
-	w.at, w.since = 0, time.Now() // the worker may begin late
+	w.at, w.since, w.begun = 0, time.Now(), false
 	w.mu.Unlock()
 	w.start <- struct{}{}
 	c.timer.Reset(c.deadline)
@@ -248,7 +250,7 @@ func (c *Collector) read(slots []*slot) int {
 			}
 			return len(slots)
 		case <-c.timer.C:
-			at, wait := w.stuck(c.deadline)
+			at, begun, wait := w.stuck(c.deadline)
 			if wait > 0 {
 				c.timer.Reset(wait)
 				continue
@@ -258,7 +260,7 @@ func (c *Collector) read(slots []*slot) int {
 				c.take(s)
 			}
 			s := slots[at]
-			s.busy, s.settled = true, false
+			s.busy, s.settled = begun, false // what never began will never come back
 			c.mark(s, Stale, c.late)
 			s.nextSlow = time.Time{} // ask again next round
 			return at + 1
