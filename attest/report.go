@@ -338,8 +338,9 @@ func (r *Report) Results(ref *reference.Reference) ([]appraise.Result, error) {
 func (r *Report) SetFacts(fold *facts.Fold, keep func(facts.Key) bool) {
 	b := &r.Body
 	b.Begin, b.End = fold.Begin, fold.End
-	b.Facts, b.Gaps = map[facts.Key]Fact{}, map[facts.Key]Gap{}
-	for _, x := range fold.Facts() {
+	all := fold.Facts()
+	b.Facts, b.Gaps = make(map[facts.Key]Fact, len(all)), map[facts.Key]Gap{}
+	for _, x := range all {
 		switch {
 		case !keep(x.Key):
 		case x.Status == facts.OK && x.Value.Check() != nil:
