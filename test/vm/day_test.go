@@ -17,6 +17,7 @@ import (
 func day(ctx context.Context, b *bench, _ *kit, d *device) {
 	m, n := d.m, uint64(72*b.cuts) // 1440, all of a day, with 20
 	var before uint64
+	var lost int
 	b.check(d.v.name, "a day's reports without the network: kept, bounded", func() (string, error) {
 		e, err := d.golden(ctx, 2)
 		if err != nil {
@@ -32,6 +33,9 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 		if err := m.cable(false); err != nil {
 			return "", err
 		}
+		// A report of the manifest before, made while the hospital changed over to the
+		// present one, is refused: that is this test's doing.
+		lost = d.missing()
 		before = d.Device(d.id).Sequence
 		began := time.Now()
 		const size = `p=$(systemctl show -P MainPID factsd); echo $(sed -n 's/^VmRSS:\s*\([0-9]*\) kB/\1/p' /proc/$p/status) $(du -sb /var/lib/miotfacts/spool)`
@@ -70,7 +74,7 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 			return "", err
 		}
 		if err := m.awaits(ctx, time.Minute, "the kernel says frozen", "grep -qx 'frozen 1' /sys/fs/cgroup/"+d.medical()+"/cgroup.events"); err != nil {
-			out, _ := m.run(ctx, "ls -l /run/miotfacts/app /run/medical; cat /run/medical/told; ss -xa | grep -e facts -e infusion; p=$(systemctl show -P MainPID factsd); cat /proc/$p/stat; grep ctxt /proc/$p/status; cat /proc/$p/wchan; kill -ABRT $p; sleep 2; journalctl --no-pager -u factsd -o cat | tail -n 400")
+			out, _ := m.run(ctx, "ls -l /run/miotfacts/app /run/medical; cat /run/medical/told; ss -xa | grep -e facts -e infusion")
 			return "", fmt.Errorf("%w\n%s", err, out)
 		}
 		if _, err := m.run(ctx, "sleep 10"); err != nil {
@@ -94,7 +98,7 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 		known := time.Since(plugged)
 		if !d.Until("", 5*time.Minute, func() bool {
 			v := d.Device(d.id)
-			return v.Sequence >= before+n && v.Finding("have not come") == ""
+			return v.Sequence >= before+n && d.missing() <= lost
 		}) {
 			return "", fmt.Errorf("the verifier has report %d, before it had %d: %s", d.Device(d.id).Sequence, before, d.Device(d.id).Finding("have not come"))
 		}
@@ -108,6 +112,13 @@ func day(ctx context.Context, b *bench, _ *kit, d *device) {
 		}
 		return fmt.Sprintf("the pause was known after %.1f s (%s), all after %.1f s; %s", known.Seconds(), first, all.Seconds(), saw), nil
 	})
+}
+
+// missing is how many reports the verifier misses.
+func (d *device) missing() int {
+	n := 0
+	fmt.Sscan(d.Device(d.id).Finding("have not come"), &n)
+	return n
 }
 
 // order reads in the verifier's store, whose clock has whole seconds, when the reports
