@@ -144,7 +144,7 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	// A small heap that is collected often beats a large one on a device
 	// with 64 MiB for everything beside the medical application. So do small
 	// pages: with transparent_hugepage=always a touch of the heap takes 2 MiB.
-	debug.SetGCPercent(30)
+	debug.SetGCPercent(50)
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 		log.Warn("memory may be taken in huge pages", "err", err)
 	}
