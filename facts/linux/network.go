@@ -105,7 +105,7 @@ func (s *sockets) dump(dst []endpoint, queries []query) ([]endpoint, fault) {
 		switch err {
 		case nil:
 			return dst, fault{}
-		case unix.ENOENT, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT:
+		case unix.ENOENT, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP: // the last is for allOfTCP
 			s.noDiag = true
 			dst = dst[:start]
 		default:
